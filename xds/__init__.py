@@ -1,0 +1,1 @@
+"""A mesh control plane for stock Envoy."""

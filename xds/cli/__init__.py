@@ -1,0 +1,1 @@
+"""The `xds` command; one file a subcommand."""

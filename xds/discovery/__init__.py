@@ -1,0 +1,1 @@
+"""The xDS protocol and server. It does not know what a VirtualService is."""

@@ -1,0 +1,1 @@
+"""The neutral model derived from objects: services, endpoints, workloads, routing, policies, visibility."""

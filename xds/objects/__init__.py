@@ -1,0 +1,1 @@
+"""Kubernetes and Istio objects as typed structs: decoding, validation, defaulting."""
