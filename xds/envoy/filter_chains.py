@@ -1,0 +1,237 @@
+"""Which filter chain takes a connection: matches that never overlap, and the chains of an outbound service that speaks bytes.
+
+Envoy compares one thing after another: destination port, destination address, server name (SNI), transport protocol, application
+protocol. At each step it follows the most specific match only, and does not come back when a later step fails: the connection
+then gets the default chain. So the chain that takes the rest is always the default one, and a chain for some addresses has to be
+there for all that may come to these addresses.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from xds.envoy.addresses import network
+from xds.envoy.filters import Chain
+from xds.envoy.filters.network import network_filters, tcp_proxy
+from xds.envoy.names import BLACK_HOLE_CLUSTER, outbound_cluster_name
+from xds.envoy.outbound_plan import Bind, Target
+from xds.mesh.model import Client, Routing, Service
+from xds.mesh.view import View
+from xds.objects import L4MatchAttributes, RouteDestination, TLSMatchAttributes
+
+if TYPE_CHECKING:
+    from xds.pb import envoy_config_listener_v3_Filter_Init as NetworkFilter
+    from xds.pb import envoy_config_listener_v3_FilterChain_Init as FilterChain
+    from xds.pb import envoy_config_listener_v3_FilterChainMatch_Init as FilterChainMatch
+
+# What the HTTP inspector says of plain text HTTP.
+PLAIN_HTTP = ("http/1.0", "http/1.1", "h2c")
+RAW = "raw_buffer"
+TLS = "tls"
+
+
+class Match(msgspec.Struct, frozen=True):
+    """What a filter chain takes. Empty means any."""
+
+    subnets: tuple[str, ...] = ()  # networks in CIDR notation, host bits cleared
+    server_names: tuple[str, ...] = ()
+    transport: str = ""
+    applications: tuple[str, ...] = ()
+    port: int = 0
+
+    @property
+    def takes_all(self) -> bool:
+        return self == EVERYTHING
+
+    def message(self) -> "FilterChainMatch | None":
+        """Envoy's match, None where it takes everything."""
+        if self.takes_all:
+            return None
+        return {
+            "destination_port": self.port or None,
+            "prefix_ranges": [
+                {"address_prefix": str(net.network_address), "prefix_len": net.prefixlen} for net in map(network, self.subnets)
+            ],
+            "server_names": self.server_names,
+            "transport_protocol": self.transport,
+            "application_protocols": self.applications,
+        }
+
+
+EVERYTHING = Match()
+
+
+class Draft(msgspec.Struct, frozen=True):
+    """A filter chain in the making: what it takes, and what Envoy does with it."""
+
+    match: Match
+    filters: Any  # list of network filters
+    name: str = ""
+    metadata: Any = None
+
+    def message(self) -> "FilterChain":
+        """Envoy's filter chain."""
+        return {
+            "name": self.name,
+            "filter_chain_match": self.match.message(),
+            "filters": self.filters,
+            "metadata": self.metadata,
+        }
+
+
+def distinct(drafts: Iterable[Draft]) -> Iterator[Draft]:
+    """The chains, less what an earlier one takes already: Envoy refuses a listener in which two chains take the same.
+
+    Of a chain that shares some names or subnets with earlier ones the others are left; a chain with nothing left is dropped.
+    """
+    taken: set[tuple[int, str, str, str, str]] = set()
+    for draft in drafts:
+        match = draft.match
+        names = tuple(name for name in match.server_names or ("",) if not _overlaps(match, match.subnets, (name,), taken))
+        subnets = match.subnets
+        if not names:
+            names = match.server_names or ("",)
+            subnets = tuple(subnet for subnet in match.subnets if not _overlaps(match, (subnet,), names, taken))
+            if not subnets:
+                continue
+        taken.update(_keys(match, subnets, names))
+        yield msgspec.structs.replace(
+            draft, match=msgspec.structs.replace(match, subnets=subnets, server_names=tuple(filter(None, names)))
+        )
+
+
+def _keys(match: Match, subnets: tuple[str, ...], names: tuple[str, ...]) -> set[tuple[int, str, str, str, str]]:
+    """What Envoy keeps a chain under: one key for each combination of what it matches."""
+    return {
+        (match.port, subnet, name, match.transport, application)
+        for subnet in subnets or ("",)
+        for name in names
+        for application in match.applications or ("",)
+    }
+
+
+def _overlaps(
+    match: Match, subnets: tuple[str, ...], names: tuple[str, ...], taken: set[tuple[int, str, str, str, str]]
+) -> bool:
+    return not taken.isdisjoint(_keys(match, subnets, names))
+
+
+def target_chains(view: View, client: Client, bind: Bind, target: Target) -> Iterator[Draft]:
+    """The chains of one service port whose connections are forwarded as bytes: as its VirtualService says, else to its cluster.
+
+    Of the rules whose static parts (source labels, source namespace, port, gateway) fit the client, the first wins among
+    those that match the same connections.
+    """
+    service = view.service(target.hostname)
+    if service is None or service.namespace != target.namespace:
+        return
+    chain = Chain(inbound=False, config=view.config, client=client, protocol=target.protocol, port=bind.port)
+    routing = view.routing(target.hostname)
+    subnets = target.subnets
+    if target.protocol.is_tls:
+        drafts = [] if routing is None else list(_tls_rules(view, bind, target, chain, routing))
+        if drafts:
+            yield from drafts
+            return
+        # Where nothing else is known of the address, the name that the caller gives tells the services apart.
+        by_name = bool(subnets) or bind.wildcard or target != bind.targets[0]
+        names = _server_names((service.hostname, *service.aliases)) if by_name else ()
+        yield Draft(Match(subnets, names or ()), _own(view, chain, service, target))
+        return
+    if routing is not None:
+        for match, draft in _tcp_rules(view, bind, target, chain, routing):
+            yield draft
+            if match == subnets:
+                return  # takes all that comes to the service
+    yield Draft(Match(subnets), _own(view, chain, service, target))
+
+
+def _tls_rules(view: View, bind: Bind, target: Target, chain: Chain, routing: Routing) -> Iterator[Draft]:
+    for rule in routing.rule.tls:
+        filters = None
+        for match in rule.match:
+            names = _server_names(match.sni_hosts)
+            subnets = _subnets(match, bind, target)
+            if names is None or subnets is None or not _fits(match, chain):
+                continue
+            filters = filters or _routes(view, chain, rule.route, routing, target)
+            yield Draft(Match(subnets, names), filters, metadata=_config_metadata(routing))
+
+
+def _tcp_rules(
+    view: View, bind: Bind, target: Target, chain: Chain, routing: Routing
+) -> Iterator[tuple[tuple[str, ...], Draft]]:
+    for rule in routing.rule.tcp:
+        found = [target.subnets] if not rule.match else [_subnets(m, bind, target) for m in rule.match if _fits(m, chain)]
+        places = [subnets for subnets in found if subnets is not None]
+        if not places:
+            continue
+        filters = _routes(view, chain, rule.route, routing, target)
+        for subnets in places:
+            yield subnets, Draft(Match(subnets), filters, metadata=_config_metadata(routing))
+
+
+def _fits(match: L4MatchAttributes | TLSMatchAttributes, chain: Chain) -> bool:
+    """Whether the parts of a match that depend on the client and the listener only fit."""
+    labels = dict(chain.client.labels)
+    return (
+        (not match.gateways or "mesh" in match.gateways)
+        and all(labels.get(key) == value for key, value in match.source_labels.items())
+        and match.port in (0, chain.port)
+        and match.source_namespace in ("", chain.client.namespace)
+    )
+
+
+def _subnets(match: L4MatchAttributes | TLSMatchAttributes, bind: Bind, target: Target) -> tuple[str, ...] | None:
+    """The subnets a match means: its own before the service's. A Unix socket has none. None where none of them is valid."""
+    if not match.destination_subnets or not bind.port:
+        return target.subnets
+    found = []
+    for subnet in match.destination_subnets:
+        try:
+            found.append(str(network(subnet)))
+        except ValueError:
+            continue
+    return tuple(dict.fromkeys(found)) or None
+
+
+def _server_names(hosts: Iterable[str]) -> tuple[str, ...] | None:
+    """What Envoy matches for SNI `hosts`: empty for any. None where it can match none: it knows `*.` at the start only."""
+    found = []
+    for host in hosts:
+        if host == "*":
+            return ()
+        if "*" not in host.removeprefix("*."):
+            found.append(host.lower())
+    return tuple(dict.fromkeys(found)) or None
+
+
+def _own(view: View, chain: Chain, service: Service, target: Target) -> "list[NetworkFilter]":
+    name = outbound_cluster_name(service.hostname, target.port)
+    return network_filters(chain, tcp_proxy(chain, name, [(name, 1)], view.traffic_policy(service, target.port)))
+
+
+def _routes(
+    view: View, chain: Chain, routes: Iterable[RouteDestination], routing: Routing, target: Target
+) -> "list[NetworkFilter]":
+    """Filters that forward to the destinations of a rule. The first one's policy is that of the whole (Istio)."""
+    clusters, policy = [], None
+    for route in routes:
+        destination = route.destination
+        service = view.destination(destination.host)
+        if destination.port is not None:
+            port = destination.port.number
+        elif service is not None and len(service.ports) == 1:
+            port = service.ports[0].number
+        else:
+            port = chain.port or target.port
+        hostname = destination.host if service is None else service.hostname
+        if not clusters and service is not None:
+            policy = view.traffic_policy(service, port, destination.subset)
+        clusters.append((outbound_cluster_name(hostname, port, destination.subset), route.weight))
+    if len(clusters) != 1:
+        clusters = [(name, weight) for name, weight in clusters if weight > 0] or [(BLACK_HOLE_CLUSTER, 1)]
+    ref = routing.refs[0]
+    stat_prefix = clusters[0][0] if len(clusters) == 1 else f"{ref.name}.{ref.namespace}"
+    return network_filters(chain, tcp_proxy(chain, stat_prefix, clusters, policy))

@@ -1,0 +1,23 @@
+"""The filters of a proxy's listeners. Listeners ask for them by chain, so that a new filter touches no listener.
+
+`http` and `network` hold the order in which filters stand; a filter is a function of the `Chain` it is for, and belongs in a module
+of its own where it is more than a few lines. What a filter must know beyond the chain's fields becomes a field of the chain.
+"""
+
+import msgspec
+
+from xds.mesh.model import Client, Protocol
+from xds.objects import MeshConfig
+
+
+class Chain(msgspec.Struct, frozen=True):
+    """A filter chain, to those who make its filters.
+
+    `port` is the listener's for outbound chains, the workload's for inbound ones; 0 where the chain takes any port.
+    """
+
+    inbound: bool
+    config: MeshConfig
+    client: Client
+    protocol: Protocol
+    port: int = 0

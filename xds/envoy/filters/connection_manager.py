@@ -1,0 +1,77 @@
+"""The HTTP connection manager, as a network filter: how HTTP is read and written, whatever its routes."""
+
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from google.protobuf.message import Message
+
+from xds import pb
+from xds.envoy.access_logs import access_logs
+from xds.envoy.filters import Chain
+from xds.envoy.filters.http import http_filters
+from xds.envoy.filters.network import network_filter
+
+if TYPE_CHECKING:
+    from xds.pb import envoy_config_listener_v3_Filter_Init as NetworkFilter
+    from xds.pb import envoy_extensions_filters_network_http_connection_manager_v3_HttpConnectionManager_Init as Fields
+
+SERVER_NAME = "istio-envoy"  # Istio's: dashboards and users look for it in the `server` header
+
+# A route table that has not come yet holds its listener back this long, not for ever: then what has come serves.
+ROUTES_TIMEOUT = timedelta(seconds=15)
+
+# MeshConfig `pathNormalization`: what is done to a path before any rule looks at it.
+PATHS: "dict[str, Fields]" = {
+    "NONE": {"normalize_path": {"value": False}},
+    "BASE": {"normalize_path": {"value": True}},
+    "MERGE_SLASHES": {"normalize_path": {"value": True}, "merge_slashes": True},
+    "DECODE_AND_MERGE_SLASHES": {
+        "normalize_path": {"value": True},
+        "merge_slashes": True,
+        "path_with_escaped_slashes_action": "UNESCAPE_AND_FORWARD",
+    },
+}
+
+REQUEST_ID = pb.any(pb.UuidRequestId(use_request_id_for_trace_sampling=True))
+
+
+def connection_manager(
+    chain: Chain, stat_prefix: str, routes: "str | Message", *, absolute_urls: bool = False
+) -> "NetworkFilter":
+    """Speaks HTTP on `chain`. `routes` is a route table, or the name of one to ask for over ADS.
+
+    `absolute_urls` accepts what callers send to a proxy: `GET http://host/path`.
+    """
+    fields: Fields = {
+        "stat_prefix": stat_prefix,
+        "http_filters": http_filters(chain),
+        "access_log": access_logs(chain),
+        # The application's own timeouts are meant to rule: routes have theirs (Istio).
+        "stream_idle_timeout": timedelta(),
+        # The peer is the application itself or another sidecar: what it says of the caller before it is kept.
+        "use_remote_address": False,
+        "proxy_100_continue": True,
+        "upgrade_configs": [{"upgrade_type": "websocket"}],
+        "request_id_extension": {"typed_config": REQUEST_ID},
+        "path_with_escaped_slashes_action": "KEEP_UNCHANGED",
+        **PATHS[chain.config.path_normalization],
+    }
+    if isinstance(routes, str):
+        fields["rds"] = {
+            "route_config_name": routes,
+            "config_source": {"ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": ROUTES_TIMEOUT},
+        }
+    else:
+        fields["route_config"] = routes
+    if chain.inbound:
+        # The application's `server` header is kept; where it gives none, the mesh names itself.
+        fields["server_name"] = SERVER_NAME
+        fields["server_header_transformation"] = "PASS_THROUGH"
+        fields["forward_client_cert_details"] = "APPEND_FORWARD"
+        fields["set_current_client_cert_details"] = {"subject": True, "uri": True, "dns": True}
+    if chain.client.http10 or absolute_urls:
+        fields["http_protocol_options"] = {
+            "accept_http_10": chain.client.http10,
+            "allow_absolute_url": True if absolute_urls else None,
+        }
+    return network_filter("envoy.filters.network.http_connection_manager", pb.HttpConnectionManager(**fields))

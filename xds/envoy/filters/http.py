@@ -1,0 +1,57 @@
+"""The HTTP filters of a chain, in Istio's order: authentication, authorisation, protocol, faults, CORS, metrics, router."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from google.protobuf.message import Message
+
+from xds import pb
+from xds.envoy.filters import Chain
+from xds.mesh.model import Protocol
+
+if TYPE_CHECKING:
+    from xds.pb import envoy_extensions_filters_network_http_connection_manager_v3_HttpFilter_Init as HttpFilter
+
+
+def http_filter(name: str, config: Message) -> "HttpFilter":
+    """An entry of a connection manager's filters."""
+    return {"name": name, "typed_config": pb.any(config)}
+
+
+def grpc_web(chain: Chain) -> "HttpFilter | None":
+    """Lets browsers call gRPC: on ports that declare it."""
+    return GRPC_WEB if chain.protocol is Protocol.GRPC_WEB else None
+
+
+def grpc_stats(_: Chain) -> "HttpFilter":
+    """Counts messages and statuses of gRPC calls, and leaves them for access logs."""
+    return GRPC_STATS
+
+
+def fault(_: Chain) -> "HttpFilter":
+    """Idle by itself: routes configure it (VirtualService `fault`)."""
+    return FAULT
+
+
+def cors(_: Chain) -> "HttpFilter":
+    """Idle by itself: routes configure it (VirtualService `corsPolicy`)."""
+    return CORS
+
+
+def router(_: Chain) -> "HttpFilter":
+    """Forwards. Always last."""
+    return ROUTER
+
+
+GRPC_WEB = http_filter("envoy.filters.http.grpc_web", pb.GrpcWeb())
+GRPC_STATS = http_filter("envoy.filters.http.grpc_stats", pb.GrpcStats(emit_filter_state=True, stats_for_all_methods=False))
+FAULT = http_filter("envoy.filters.http.fault", pb.Fault())
+CORS = http_filter("envoy.filters.http.cors", pb.Cors())
+ROUTER = http_filter("envoy.filters.http.router", pb.Router())
+
+ORDER: tuple[Callable[[Chain], "HttpFilter | None"], ...] = (grpc_web, grpc_stats, fault, cors, router)
+
+
+def http_filters(chain: Chain) -> "list[HttpFilter]":
+    """The HTTP filters of `chain`, the router last."""
+    return [made for make in ORDER if (made := make(chain)) is not None]

@@ -1,0 +1,251 @@
+"""Which listeners a scope's outbound side needs, which services share each, and who lost an address to whom.
+
+The plan is cheap and knows no Envoy messages, so it may be made anew whenever a service comes or goes; a listener is built again
+only where its `Bind` changed. What shares what is Istio's: all HTTP services of a port share one wildcard listener and one route
+table, as the Host header tells them apart; a TCP service has a listener on each of its addresses; a port whose protocol is not
+declared has one too, which looks at the first bytes to tell HTTP from TCP. Where TCP has no address of its own (a CIDR, a
+ServiceEntry without addresses), it joins the wildcard listener of its port.
+
+A headless TCP service has one listener for each pod's address, as in Istio: a pod that comes or goes adds or removes one listener
+and drains no connection of another's, which the alternative, filter chains of one wildcard listener, can't say of the connections
+that share a chain. Unlike in Istio, a pod's own address is not left out for the pod itself: what it sends there never comes to
+its outbound listeners, and leaving it out would give every pod of the service a set of listeners of its own.
+"""
+
+from collections.abc import Iterator
+
+import msgspec
+
+from xds.envoy.addresses import UNIX, is_ip, loopbacks, network, reaches, wildcards
+from xds.mesh.model import Client, Egress, Mode, Port, Protocol, Resolution, Service
+from xds.mesh.view import View
+
+HTTP_PROXY = "http_proxy"  # the name of the route table of the HTTP proxy port
+
+ServicePort = tuple[str, str, int]  # hostname, namespace, port number
+
+
+class Target(msgspec.Struct, frozen=True):
+    """A service port whose connections a listener forwards as bytes.
+
+    `protocol` is the port's, or the Sidecar's egress listener's where that declares one. `subnets` are the CIDRs it is called at,
+    empty where it takes what comes to the listener.
+    """
+
+    hostname: str
+    namespace: str
+    port: int
+    protocol: Protocol
+    subnets: tuple[str, ...] = ()
+
+
+class Bind(msgspec.Struct, frozen=True):
+    """One outbound listener, by what makes it: nothing else of the services that share it changes it.
+
+    `addresses` has the listener's address first, then its additional ones. `port` is 0 for a Unix socket. `route` names the route
+    table of its HTTP, empty where it takes none. `targets` are in order of precedence. A listener that is not `captured` is bound
+    to its port, and its caller means it and no other address.
+    """
+
+    name: str
+    addresses: tuple[str, ...]
+    port: int
+    captured: bool = True
+    route: str = ""
+    grpc_web: bool = False
+    targets: tuple[Target, ...] = ()
+    wildcard: bool = False  # takes what comes to any address, unless another listener has that address
+
+    @property
+    def detects(self) -> bool:
+        """Whether its first bytes tell HTTP from other traffic: always where strangers' traffic may come to it."""
+        return bool(self.route) and (bool(self.targets) or (self.wildcard and self.captured))
+
+
+class RouteNeed(msgspec.Struct, frozen=True):
+    """What a route table is made of: these service ports, in order of precedence.
+
+    `port` is what callers connect to, 0 where they may mean any port (HTTP proxy, Unix sockets). `sniffed` tables belong to one
+    service port whose address is already known: any Host header means it. `egress` is the index of the egress listener whose
+    services (and only they) the table may show.
+    """
+
+    port: int
+    services: tuple[ServicePort, ...]
+    sniffed: bool = False
+    egress: int = 0
+
+
+class Conflict(msgspec.Struct, frozen=True):
+    """`loser` gets none of the bytes that come to `listener`, since `winner`, which is older, takes them all."""
+
+    listener: str
+    winner: ServicePort
+    loser: ServicePort
+
+
+class Plan(msgspec.Struct, frozen=True):
+    """The outbound listeners of a scope by name, the route tables they ask for by name, and the conflicts."""
+
+    binds: dict[str, Bind]
+    routes: dict[str, RouteNeed]
+    conflicts: tuple[Conflict, ...] = ()
+
+
+class _Draft:
+    """A bind in the making."""
+
+    def __init__(self, addresses: tuple[str, ...], port: int, captured: bool, wildcard: bool) -> None:
+        self.addresses = addresses
+        self.port = port
+        self.captured = captured
+        self.wildcard = wildcard
+        self.locked = False
+        self.route = ""
+        self.grpc_web = False
+        self.targets: list[Target] = []
+
+    def bind(self, name: str) -> Bind:
+        return Bind(
+            name, self.addresses, self.port, self.captured, self.route, self.grpc_web, tuple(self.targets), self.wildcard
+        )
+
+
+class _Planner:
+    def __init__(self, view: View, client: Client) -> None:
+        self.view = view
+        self.client = client
+        self.wildcards = wildcards(client)
+        self.drafts: dict[str, _Draft] = {}
+        self.routes: dict[str, RouteNeed] = {}
+        self.conflicts: list[Conflict] = []
+
+    def add(self, index: int, egress: Egress) -> None:
+        """Add what one egress listener asks for."""
+        is_catch_all = not egress.port and not egress.bind.startswith(UNIX)
+        if is_catch_all:
+            # What an explicit egress listener took is its own: the catch-all adds no services to it (Istio: Sidecar, "egress").
+            for draft in self.drafts.values():
+                draft.locked = True
+        bound = not egress.captured or self.client.mode is Mode.NONE or egress.bind.startswith(UNIX)
+        bind = (egress.bind,) if egress.bind else loopbacks(self.client) if bound else ()
+        services = [s for s in map(self.view.service, dict.fromkeys(h for h, _ in egress.hosts)) if s is not None]
+        shown = set(egress.hosts)
+        http: dict[int, list[ServicePort]] = {}
+        opened: dict[str, int] = {}  # names of the shared route tables -> port
+        for service in services:
+            if (service.hostname, service.namespace) not in shown:
+                continue
+            for port in service.ports:
+                if egress.port and port.number != egress.port:
+                    continue
+                protocol = port.protocol if is_catch_all or egress.protocol is Protocol.AUTO else egress.protocol
+                number = port.number if is_catch_all else egress.port
+                if port.protocol is not Protocol.UDP and not port.protocol.is_tcp:
+                    http.setdefault(number, []).append((service.hostname, service.namespace, port.number))
+                route = egress.bind if egress.bind.startswith(UNIX) else f"{egress.bind}:{number}" if egress.bind else str(number)
+                if self.place(service, port, protocol, number, bind, bound, route, index):
+                    opened[route] = number
+        for name, number in opened.items():
+            self.routes.setdefault(name, RouteNeed(number, tuple(http.get(number, ())), egress=index))
+        if is_catch_all and self.view.config.proxy_http_port:
+            every = tuple(port for ports in http.values() for port in ports)
+            self.routes[HTTP_PROXY] = RouteNeed(0, every, egress=index)
+
+    def place(
+        self,
+        service: Service,
+        port: Port,
+        protocol: Protocol,
+        number: int,
+        bind: tuple[str, ...],
+        bound: bool,
+        route: str,
+        index: int,
+    ) -> bool:
+        """Find listeners for one service port; whether one of them uses the shared route table."""
+        if protocol is Protocol.UDP:
+            return False
+        addresses = bind or self.wildcards
+        target = Target(service.hostname, service.namespace, port.number, protocol)
+        if protocol.is_http:
+            return self.take(addresses, number, bound, route, None, protocol)
+        http = "" if protocol.is_tcp else route
+        if bind:
+            return self.take(addresses, number, bound, http, target, protocol)
+        shared = False
+        for place, subnets in self.places(service, port):
+            if place:
+                own = f"{service.hostname}:{port.number}" if http else ""
+                if self.take((place,), number, bound, own, target, protocol):
+                    self.routes[own] = RouteNeed(number, ((service.hostname, service.namespace, port.number),), True, index)
+            else:
+                there = msgspec.structs.replace(target, subnets=subnets) if subnets else target
+                shared |= self.take(addresses, number, bound, http, there, protocol)
+        return shared
+
+    def places(self, service: Service, port: Port) -> Iterator[tuple[str, tuple[str, ...]]]:
+        """Where a TCP service is called: addresses of its own, and the wildcard ("") with the CIDRs there, if any."""
+        if not service.addresses:
+            if service.headless or service.resolution is Resolution.PASSTHROUGH:
+                endpoints = self.view.endpoints(service, port.number)
+                for address in dict.fromkeys(e.address for e in endpoints if is_ip(e.address) and reaches(self.client, e.address)):
+                    yield address, ()
+                if endpoints or service.from_kubernetes:
+                    return
+            yield "", ()
+            return
+        subnets = []
+        for address in service.addresses:
+            if not reaches(self.client, address):
+                continue
+            if "/" in address and (whole := network(address)).num_addresses > 1:
+                subnets.append(str(whole))
+            else:
+                yield address.partition("/")[0], ()
+        if subnets:
+            yield "", tuple(subnets)
+
+    def take(
+        self,
+        addresses: tuple[str, ...],
+        port: int,
+        bound: bool,
+        route: str,
+        target: Target | None,
+        protocol: Protocol,
+    ) -> bool:
+        """Join or open the listener at `addresses`; whether it serves HTTP through `route` now."""
+        name = f"{addresses[0]}_{port}"
+        draft = self.drafts.get(name)
+        if draft is None:
+            draft = self.drafts[name] = _Draft(addresses, port, not bound, addresses[0] in ("0.0.0.0", "::"))
+        elif draft.locked:
+            return False
+        if target is not None:
+            rival = None if protocol.is_tls else next((t for t in draft.targets if _clash(t, target)), None)
+            if rival is not None:
+                won, lost = ((t.hostname, t.namespace, t.port) for t in (rival, target))
+                self.conflicts.append(Conflict(name, won, lost))
+            else:
+                draft.targets.append(target)
+        draft.route = draft.route or route
+        draft.grpc_web = draft.grpc_web or protocol is Protocol.GRPC_WEB
+        return bool(route) and draft.route == route
+
+
+def _clash(old: Target, new: Target) -> bool:
+    """Whether `old` takes every connection that `new` could. What speaks TLS is told apart by its SNI."""
+    return not old.protocol.is_tls and set(new.subnets) == set(old.subnets)
+
+
+def plan(view: View, egress: tuple[Egress, ...], client: Client) -> Plan:
+    """The outbound listeners for a proxy of this scope. Of `client`, only its mode and its addresses' families matter.
+
+    Services come in the order of `egress`, which decides conflicts: the older wins (Istio: "pilot_conflict_outbound_listener").
+    """
+    planner = _Planner(view, client)
+    for index, listener in enumerate(egress):
+        planner.add(index, listener)
+    binds = {name: draft.bind(name) for name, draft in planner.drafts.items()}
+    return Plan(binds, planner.routes, tuple(planner.conflicts))
