@@ -1,9 +1,7 @@
-"""Access logs, as the mesh's settings ask for them (Istio: MeshConfig `accessLogFile`, `accessLogFormat`, `accessLogEncoding`)."""
+"""Access logs, as the mesh's settings ask for them (Istio: MeshConfig, `accessLogFile` and what belongs to it)."""
 
 import json
 from typing import TYPE_CHECKING, Any
-
-from google.protobuf.message import Message
 
 from xds import pb
 from xds.envoy.filters import Chain
@@ -85,7 +83,7 @@ def _format(config: MeshConfig) -> "Format":
     if config.access_log_encoding == "JSON":
         # Any other text than a JSON object was refused with the mesh's settings; Istio's keys stand in for it.
         keys = _object(form) or JSON
-        return {"json_format": _struct(keys), "formatters": _formatters(json.dumps(keys))}
+        return {"json_format": keys, "formatters": _formatters(json.dumps(keys))}
     if form and not form.endswith("\n"):
         form += "\n"
     return {"text_format_source": {"inline_string": form or TEXT}, "formatters": _formatters(form)}
@@ -105,9 +103,3 @@ def _object(text: str) -> dict[str, Any] | None:
     except ValueError:
         return None
     return value if isinstance(value, dict) else None
-
-
-def _struct(keys: dict[str, Any]) -> Message:
-    struct: Message = pb.Struct()
-    struct.update(keys)  # type: ignore[attr-defined] # a well-known type has it
-    return struct

@@ -21,6 +21,7 @@ from xds.mesh.view import View
 from xds.objects import L4MatchAttributes, RouteDestination, TLSMatchAttributes
 
 if TYPE_CHECKING:
+    from xds.pb import envoy_config_core_v3_Metadata_Init as Metadata
     from xds.pb import envoy_config_listener_v3_Filter_Init as NetworkFilter
     from xds.pb import envoy_config_listener_v3_FilterChain_Init as FilterChain
     from xds.pb import envoy_config_listener_v3_FilterChainMatch_Init as FilterChainMatch
@@ -49,9 +50,10 @@ class Match(msgspec.Struct, frozen=True):
         if self.takes_all:
             return None
         return {
-            "destination_port": self.port or None,
+            "destination_port": {"value": self.port} if self.port else None,
             "prefix_ranges": [
-                {"address_prefix": str(net.network_address), "prefix_len": net.prefixlen} for net in map(network, self.subnets)
+                {"address_prefix": str(net.network_address), "prefix_len": {"value": net.prefixlen}}
+                for net in map(network, self.subnets)
             ],
             "server_names": self.server_names,
             "transport_protocol": self.transport,
@@ -148,7 +150,7 @@ def target_chains(view: View, client: Client, bind: Bind, target: Target) -> Ite
 
 
 def _tls_rules(view: View, bind: Bind, target: Target, chain: Chain, routing: Routing) -> Iterator[Draft]:
-    for rule in routing.rule.tls:
+    for rule in routing.rule.spec.tls:
         filters = None
         for match in rule.match:
             names = _server_names(match.sni_hosts)
@@ -162,7 +164,7 @@ def _tls_rules(view: View, bind: Bind, target: Target, chain: Chain, routing: Ro
 def _tcp_rules(
     view: View, bind: Bind, target: Target, chain: Chain, routing: Routing
 ) -> Iterator[tuple[tuple[str, ...], Draft]]:
-    for rule in routing.rule.tcp:
+    for rule in routing.rule.spec.tcp:
         found = [target.subnets] if not rule.match else [_subnets(m, bind, target) for m in rule.match if _fits(m, chain)]
         places = [subnets for subnets in found if subnets is not None]
         if not places:
@@ -178,8 +180,8 @@ def _fits(match: L4MatchAttributes | TLSMatchAttributes, chain: Chain) -> bool:
     return (
         (not match.gateways or "mesh" in match.gateways)
         and all(labels.get(key) == value for key, value in match.source_labels.items())
-        and match.port in (0, chain.port)
-        and match.source_namespace in ("", chain.client.namespace)
+        and match.port in (None, 0, chain.port)
+        and match.source_namespace in (None, "", chain.client.namespace)
     )
 
 
@@ -207,6 +209,13 @@ def _server_names(hosts: Iterable[str]) -> tuple[str, ...] | None:
     return tuple(dict.fromkeys(found)) or None
 
 
+def _config_metadata(routing: Routing) -> "Metadata":
+    """Says which VirtualService made a chain, as Istio's tools look for it."""
+    ref = routing.refs[0]
+    path = f"/apis/networking.istio.io/v1/namespaces/{ref.namespace}/virtual-service/{ref.name}"
+    return {"filter_metadata": {"istio": {"config": path}}}
+
+
 def _own(view: View, chain: Chain, service: Service, target: Target) -> "list[NetworkFilter]":
     name = outbound_cluster_name(service.hostname, target.port)
     return network_filters(chain, tcp_proxy(chain, name, [(name, 1)], view.traffic_policy(service, target.port)))
@@ -216,11 +225,12 @@ def _routes(
     view: View, chain: Chain, routes: Iterable[RouteDestination], routing: Routing, target: Target
 ) -> "list[NetworkFilter]":
     """Filters that forward to the destinations of a rule. The first one's policy is that of the whole (Istio)."""
-    clusters, policy = [], None
+    clusters: list[tuple[str, int]] = []
+    policy = None
     for route in routes:
         destination = route.destination
         service = view.destination(destination.host)
-        if destination.port is not None:
+        if destination.port is not None and destination.port.number:
             port = destination.port.number
         elif service is not None and len(service.ports) == 1:
             port = service.ports[0].number
@@ -228,8 +238,8 @@ def _routes(
             port = chain.port or target.port
         hostname = destination.host if service is None else service.hostname
         if not clusters and service is not None:
-            policy = view.traffic_policy(service, port, destination.subset)
-        clusters.append((outbound_cluster_name(hostname, port, destination.subset), route.weight))
+            policy = view.traffic_policy(service, port, destination.subset or "")
+        clusters.append((outbound_cluster_name(hostname, port, destination.subset or ""), route.weight or 0))
     if len(clusters) != 1:
         clusters = [(name, weight) for name, weight in clusters if weight > 0] or [(BLACK_HOLE_CLUSTER, 1)]
     ref = routing.refs[0]

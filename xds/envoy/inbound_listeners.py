@@ -1,7 +1,7 @@
 """A proxy's inbound listeners.
 
-All captured calls of a workload come to `virtualInbound`, which has filter chains for each port that the workload is known to serve,
-and some for all others: those are passed on to where they were going. Listeners of their own have only those ports that say so
+All captured calls of a workload come to `virtualInbound`, which has filter chains for each port that the workload is known to
+serve, and some for all others: those are passed on to where they were going. Only ports that say so have listeners of their own
 (a Sidecar's `bind` without capture, interception mode NONE).
 """
 
@@ -11,7 +11,6 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import msgspec
-from google.protobuf.message import Message
 
 from xds import pb
 from xds.envoy.access_logs import listener_access_logs
@@ -64,8 +63,8 @@ def openings(mode: Mtls, protocol: Protocol) -> tuple[Opening, ...]:
     return OPENINGS[mode, None if protocol is Protocol.AUTO else protocol.is_http]
 
 
-def inbound_listeners(client: Client, inbounds: Iterable[Inbound], config: MeshConfig) -> list[Message]:
-    """All of a workload's inbound listeners: `virtualInbound`, unless it captures nothing, and those with an address of their own.
+def inbound_listeners(client: Client, inbounds: Iterable[Inbound], config: MeshConfig) -> list[pb.Listener]:
+    """A workload's inbound listeners: `virtualInbound`, unless nothing is captured, and those with an address of their own.
 
     Of several inbounds for one port, the first has it.
     """
@@ -80,7 +79,7 @@ def inbound_listeners(client: Client, inbounds: Iterable[Inbound], config: MeshC
     return virtual + [bound_inbound(client, inbound, config) for inbound in bound.values()]
 
 
-def virtual_inbound(client: Client, inbounds: Iterable[Inbound], config: MeshConfig) -> Message:
+def virtual_inbound(client: Client, inbounds: Iterable[Inbound], config: MeshConfig) -> pb.Listener:
     """The listener that captured calls come to, with chains for `inbounds` (one at most for each port) and for all other ports.
 
     A call to its own port was not redirected from anywhere: to pass it on would send it round for ever.
@@ -101,9 +100,9 @@ def virtual_inbound(client: Client, inbounds: Iterable[Inbound], config: MeshCon
         name=VIRTUAL_INBOUND,
         address=address(bind, port),
         additional_addresses=[{"address": address(extra, port)} for extra in more],
-        transparent=True if transparent else None,
+        transparent={"value": True} if transparent else None,
         traffic_direction="INBOUND",
-        max_connections_to_accept_per_socket_event=1,
+        max_connections_to_accept_per_socket_event={"value": 1},
         listener_filters=filters + _inspectors(drafts),
         listener_filters_timeout=config.protocol_detection_timeout,
         continue_on_listener_filters_timeout=True,
@@ -112,7 +111,7 @@ def virtual_inbound(client: Client, inbounds: Iterable[Inbound], config: MeshCon
     )
 
 
-def bound_inbound(client: Client, inbound: Inbound, config: MeshConfig) -> Message:
+def bound_inbound(client: Client, inbound: Inbound, config: MeshConfig) -> pb.Listener:
     """The listener of an inbound with an address of its own: `10.0.0.7_9080`."""
     name = f"{inbound.bind}_{inbound.port}"
     drafts = list(_chains(client, inbound, config, name, 0))
@@ -121,7 +120,7 @@ def bound_inbound(client: Client, inbound: Inbound, config: MeshConfig) -> Messa
         name=name,
         address=address(inbound.bind, inbound.port),
         traffic_direction="INBOUND",
-        max_connections_to_accept_per_socket_event=1,
+        max_connections_to_accept_per_socket_event={"value": 1},
         listener_filters=filters,
         listener_filters_timeout=config.protocol_detection_timeout if filters else None,
         continue_on_listener_filters_timeout=bool(filters),
@@ -157,7 +156,7 @@ def _passthrough_chains(client: Client, config: MeshConfig) -> Iterator[Draft]:
             yield Draft(match, network_filters(chain, tcp_proxy(chain, cluster, [(cluster, 1)])), VIRTUAL_INBOUND)
 
 
-def passthrough_route_configuration() -> Message:
+def passthrough_route_configuration() -> pb.RouteConfiguration:
     """The route table of HTTP calls to undeclared ports: all go where they were going."""
     return pb.RouteConfiguration(
         name=INBOUND_PASSTHROUGH_CLUSTER,

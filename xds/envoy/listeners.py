@@ -8,12 +8,11 @@ are Istio's, which `istioctl proxy-config`, Kiali and dashboards read.
 from typing import TYPE_CHECKING
 
 from msgspec.structs import replace
-from google.protobuf.message import Message
 
 from xds import pb
 from xds.envoy.access_logs import listener_access_logs
 from xds.envoy.addresses import address, loopbacks, wildcards
-from xds.envoy.filter_chains import EVERYTHING, PLAIN_HTTP, RAW, TLS, Draft, Match, distinct, target_chains
+from xds.envoy.filter_chains import EVERYTHING, PLAIN_HTTP, RAW, Draft, Match, distinct, target_chains
 from xds.envoy.filters import Chain
 from xds.envoy.filters.connection_manager import connection_manager
 from xds.envoy.filters.listener import inspectors
@@ -28,13 +27,22 @@ if TYPE_CHECKING:
     from xds.pb import envoy_config_listener_v3_Filter_Init as NetworkFilter
 
 __all__ = [
-    "HTTP_PROXY", "Bind", "Conflict", "Plan", "RouteNeed", "Target", "http_proxy", "outbound_listener", "plan", "virtual_outbound",
-]  # fmt: skip
+    "HTTP_PROXY",
+    "Bind",
+    "Conflict",
+    "Plan",
+    "RouteNeed",
+    "Target",
+    "http_proxy",
+    "outbound_listener",
+    "plan",
+    "virtual_outbound",
+]
 
 VIRTUAL_OUTBOUND = "virtualOutbound"
 
 
-def outbound_listener(view: View, client: Client, bind: Bind, policy: OutboundTrafficPolicy) -> Message:
+def outbound_listener(view: View, client: Client, bind: Bind, policy: OutboundTrafficPolicy) -> pb.Listener:
     """The listener of one entry of the plan.
 
     Of `client`, its labels, namespace, mode, address families and `http10` show. `policy` decides where captured traffic goes
@@ -79,7 +87,7 @@ def outbound_listener(view: View, client: Client, bind: Bind, policy: OutboundTr
     )
 
 
-def virtual_outbound(config: MeshConfig, client: Client, policy: OutboundTrafficPolicy) -> Message | None:
+def virtual_outbound(config: MeshConfig, client: Client, policy: OutboundTrafficPolicy) -> pb.Listener | None:
     """The listener that captured connections come to; None where nothing is captured.
 
     A connection to its own port was not redirected from anywhere: to pass it on would send it round for ever.
@@ -98,10 +106,10 @@ def virtual_outbound(config: MeshConfig, client: Client, policy: OutboundTraffic
         name=VIRTUAL_OUTBOUND,
         address=address(bind, port),
         additional_addresses=[{"address": address(extra, port)} for extra in more],
-        use_original_dst=True,
-        transparent=True if client.mode is Mode.TPROXY else None,
+        use_original_dst={"value": True},
+        transparent={"value": True} if client.mode is Mode.TPROXY else None,
         traffic_direction="OUTBOUND",
-        max_connections_to_accept_per_socket_event=1,
+        max_connections_to_accept_per_socket_event={"value": 1},
         filter_chains=[draft.message() for draft in drafts],
         access_log=listener_access_logs(config),
     )
@@ -118,12 +126,12 @@ def unknown_destination(config: MeshConfig, client: Client, policy: OutboundTraf
         cluster = PASSTHROUGH_CLUSTER
         proxy = policy.egress_proxy
         if proxy is not None:
-            cluster = outbound_cluster_name(proxy.host, proxy.port.number if proxy.port else 0, proxy.subset)
+            cluster = outbound_cluster_name(proxy.host, (proxy.port and proxy.port.number) or 0, proxy.subset or "")
     return network_filters(chain, tcp_proxy(chain, cluster, [(cluster, 1)]))
 
 
-def http_proxy(config: MeshConfig, client: Client) -> Message | None:
-    """The listener of the HTTP proxy port, for callers that are told of it (`http_proxy=127.0.0.1:…`); None where there is none."""
+def http_proxy(config: MeshConfig, client: Client) -> pb.Listener | None:
+    """The listener of the HTTP proxy port, for callers that know of it (`http_proxy=127.0.0.1:…`); None where there is none."""
     port = config.proxy_http_port
     if not port:
         return None
@@ -136,7 +144,7 @@ def http_proxy(config: MeshConfig, client: Client) -> Message | None:
         address=address(bind, port),
         additional_addresses=[{"address": address(extra, port)} for extra in more],
         traffic_direction="OUTBOUND",
-        max_connections_to_accept_per_socket_event=1,
+        max_connections_to_accept_per_socket_event={"value": 1},
         filter_chains=[Draft(EVERYTHING, network_filters(chain, manager)).message()],
         access_log=listener_access_logs(config),
     )

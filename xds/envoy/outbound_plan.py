@@ -188,9 +188,10 @@ class _Planner:
         """Where a TCP service is called: addresses of its own, and the wildcard ("") with the CIDRs there, if any."""
         if not service.addresses:
             if service.headless or service.resolution is Resolution.PASSTHROUGH:
-                endpoints = self.view.endpoints(service, port.number)
-                for address in dict.fromkeys(e.address for e in endpoints if is_ip(e.address) and reaches(self.client, e.address)):
-                    yield address, ()
+                endpoints = dict.fromkeys(e.address for e in self.view.endpoints(service, port.number))
+                for address in endpoints:
+                    if is_ip(address) and reaches(self.client, address):
+                        yield address, ()
                 if endpoints or service.from_kubernetes:
                     return
             yield "", ()

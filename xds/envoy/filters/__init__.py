@@ -1,7 +1,7 @@
 """The filters of a proxy's listeners. Listeners ask for them by chain, so that a new filter touches no listener.
 
-`http` and `network` hold the order in which filters stand; a filter is a function of the `Chain` it is for, and belongs in a module
-of its own where it is more than a few lines. What a filter must know beyond the chain's fields becomes a field of the chain.
+`http` and `network` hold the order in which filters stand. A filter is a function of the `Chain` it is for, in a module of its
+own where it is more than a few lines. What a filter must know beyond the chain's fields becomes a field of the chain.
 """
 
 import msgspec

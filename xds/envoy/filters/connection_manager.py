@@ -3,8 +3,6 @@
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from google.protobuf.message import Message
-
 from xds import pb
 from xds.envoy.access_logs import access_logs
 from xds.envoy.filters import Chain
@@ -32,11 +30,11 @@ PATHS: "dict[str, Fields]" = {
     },
 }
 
-REQUEST_ID = pb.any(pb.UuidRequestId(use_request_id_for_trace_sampling=True))
+REQUEST_ID = pb.any(pb.UuidRequestId(use_request_id_for_trace_sampling={"value": True}))
 
 
 def connection_manager(
-    chain: Chain, stat_prefix: str, routes: "str | Message", *, absolute_urls: bool = False
+    chain: Chain, stat_prefix: str, routes: str | pb.RouteConfiguration, *, absolute_urls: bool = False
 ) -> "NetworkFilter":
     """Speaks HTTP on `chain`. `routes` is a route table, or the name of one to ask for over ADS.
 
@@ -49,7 +47,7 @@ def connection_manager(
         # The application's own timeouts are meant to rule: routes have theirs (Istio).
         "stream_idle_timeout": timedelta(),
         # The peer is the application itself or another sidecar: what it says of the caller before it is kept.
-        "use_remote_address": False,
+        "use_remote_address": {"value": False},
         "proxy_100_continue": True,
         "upgrade_configs": [{"upgrade_type": "websocket"}],
         "request_id_extension": {"typed_config": REQUEST_ID},
@@ -68,10 +66,10 @@ def connection_manager(
         fields["server_name"] = SERVER_NAME
         fields["server_header_transformation"] = "PASS_THROUGH"
         fields["forward_client_cert_details"] = "APPEND_FORWARD"
-        fields["set_current_client_cert_details"] = {"subject": True, "uri": True, "dns": True}
+        fields["set_current_client_cert_details"] = {"subject": {"value": True}, "uri": True, "dns": True}
     if chain.client.http10 or absolute_urls:
         fields["http_protocol_options"] = {
             "accept_http_10": chain.client.http10,
-            "allow_absolute_url": True if absolute_urls else None,
+            "allow_absolute_url": {"value": True} if absolute_urls else None,
         }
     return network_filter("envoy.filters.network.http_connection_manager", pb.HttpConnectionManager(**fields))

@@ -1,6 +1,6 @@
 """Listener filters: what learns about a connection before its filter chain is chosen.
 
-Inspectors wait for the caller's first bytes. A protocol in which the server speaks first (MySQL, SMTP) would wait for ever, so they
+Inspectors wait for the caller's first bytes. Where the server speaks first (MySQL, SMTP), both would wait for ever: so inspectors
 run only where some chain's match needs what they find, and not on the other ports of a shared listener.
 """
 
