@@ -6,22 +6,23 @@ then gets the default chain. So the chain that takes the rest is always the defa
 there for all that may come to these addresses.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from msgspec.structs import replace
 
+from xds.envoy import names
 from xds.envoy.addresses import network
 from xds.envoy.filters import Chain
 from xds.envoy.filters.network import network_filters, tcp_proxy
-from xds.envoy.names import BLACK_HOLE_CLUSTER, outbound_cluster_name
+from xds.envoy.http_routes import config_metadata
 from xds.envoy.outbound_plan import Bind, Target
 from xds.mesh.model import Client, Routing, Service
 from xds.mesh.view import View
 from xds.objects import L4MatchAttributes, RouteDestination, TLSMatchAttributes
 
 if TYPE_CHECKING:
-    from xds.pb import envoy_config_core_v3_Metadata_Init as Metadata
     from xds.pb import envoy_config_listener_v3_Filter_Init as NetworkFilter
     from xds.pb import envoy_config_listener_v3_FilterChain_Init as FilterChain
     from xds.pb import envoy_config_listener_v3_FilterChainMatch_Init as FilterChainMatch
@@ -90,33 +91,26 @@ def distinct(drafts: Iterable[Draft]) -> Iterator[Draft]:
     taken: set[tuple[int, str, str, str, str]] = set()
     for draft in drafts:
         match = draft.match
-        names = tuple(name for name in match.server_names or ("",) if not _overlaps(match, match.subnets, (name,), taken))
+        server_names = tuple(n for n in match.server_names or ("",) if taken.isdisjoint(_keys(match, match.subnets, (n,))))
         subnets = match.subnets
-        if not names:
-            names = match.server_names or ("",)
-            subnets = tuple(subnet for subnet in match.subnets if not _overlaps(match, (subnet,), names, taken))
+        if not server_names:
+            server_names = match.server_names or ("",)
+            subnets = tuple(subnet for subnet in match.subnets if taken.isdisjoint(_keys(match, (subnet,), server_names)))
             if not subnets:
                 continue
-        taken.update(_keys(match, subnets, names))
-        yield msgspec.structs.replace(
-            draft, match=msgspec.structs.replace(match, subnets=subnets, server_names=tuple(filter(None, names)))
-        )
+        taken |= _keys(match, subnets, server_names)
+        left = replace(match, subnets=subnets, server_names=tuple(filter(None, server_names)))
+        yield replace(draft, match=left)
 
 
-def _keys(match: Match, subnets: tuple[str, ...], names: tuple[str, ...]) -> set[tuple[int, str, str, str, str]]:
+def _keys(match: Match, subnets: Sequence[str], server_names: Sequence[str]) -> set[tuple[int, str, str, str, str]]:
     """What Envoy keeps a chain under: one key for each combination of what it matches."""
     return {
         (match.port, subnet, name, match.transport, application)
         for subnet in subnets or ("",)
-        for name in names
+        for name in server_names
         for application in match.applications or ("",)
     }
-
-
-def _overlaps(
-    match: Match, subnets: tuple[str, ...], names: tuple[str, ...], taken: set[tuple[int, str, str, str, str]]
-) -> bool:
-    return not taken.isdisjoint(_keys(match, subnets, names))
 
 
 def target_chains(view: View, client: Client, bind: Bind, target: Target) -> Iterator[Draft]:
@@ -138,8 +132,8 @@ def target_chains(view: View, client: Client, bind: Bind, target: Target) -> Ite
             return
         # Where nothing else is known of the address, the name that the caller gives tells the services apart.
         by_name = bool(subnets) or bind.wildcard or target != bind.targets[0]
-        names = _server_names((service.hostname, *service.aliases)) if by_name else ()
-        yield Draft(Match(subnets, names or ()), _own(view, chain, service, target))
+        server_names = _server_names((service.hostname, *service.aliases)) if by_name else ()
+        yield Draft(Match(subnets, server_names or ()), _own(view, chain, service, target))
         return
     if routing is not None:
         for match, draft in _tcp_rules(view, bind, target, chain, routing):
@@ -153,12 +147,12 @@ def _tls_rules(view: View, bind: Bind, target: Target, chain: Chain, routing: Ro
     for rule in routing.rule.spec.tls:
         filters = None
         for match in rule.match:
-            names = _server_names(match.sni_hosts)
+            server_names = _server_names(match.sni_hosts)
             subnets = _subnets(match, bind, target)
-            if names is None or subnets is None or not _fits(match, chain):
+            if server_names is None or subnets is None or not _fits(match, chain):
                 continue
             filters = filters or _routes(view, chain, rule.route, routing, target)
-            yield Draft(Match(subnets, names), filters, metadata=_config_metadata(routing))
+            yield Draft(Match(subnets, server_names), filters, metadata=config_metadata(routing))
 
 
 def _tcp_rules(
@@ -171,7 +165,7 @@ def _tcp_rules(
             continue
         filters = _routes(view, chain, rule.route, routing, target)
         for subnets in places:
-            yield subnets, Draft(Match(subnets), filters, metadata=_config_metadata(routing))
+            yield subnets, Draft(Match(subnets), filters, metadata=config_metadata(routing))
 
 
 def _fits(match: L4MatchAttributes | TLSMatchAttributes, chain: Chain) -> bool:
@@ -209,16 +203,9 @@ def _server_names(hosts: Iterable[str]) -> tuple[str, ...] | None:
     return tuple(dict.fromkeys(found)) or None
 
 
-def _config_metadata(routing: Routing) -> "Metadata":
-    """Says which VirtualService made a chain, as Istio's tools look for it."""
-    ref = routing.refs[0]
-    path = f"/apis/networking.istio.io/v1/namespaces/{ref.namespace}/virtual-service/{ref.name}"
-    return {"filter_metadata": {"istio": {"config": path}}}
-
-
 def _own(view: View, chain: Chain, service: Service, target: Target) -> "list[NetworkFilter]":
-    name = outbound_cluster_name(service.hostname, target.port)
-    return network_filters(chain, tcp_proxy(chain, name, [(name, 1)], view.traffic_policy(service, target.port)))
+    cluster = names.outbound(service.hostname, target.port)
+    return network_filters(chain, tcp_proxy(chain, cluster, [(cluster, 1)], view.traffic_policy(service, target.port)))
 
 
 def _routes(
@@ -239,9 +226,9 @@ def _routes(
         hostname = destination.host if service is None else service.hostname
         if not clusters and service is not None:
             policy = view.traffic_policy(service, port, destination.subset or "")
-        clusters.append((outbound_cluster_name(hostname, port, destination.subset or ""), route.weight or 0))
+        clusters.append((names.outbound(hostname, port, destination.subset or ""), route.weight or 0))
     if len(clusters) != 1:
-        clusters = [(name, weight) for name, weight in clusters if weight > 0] or [(BLACK_HOLE_CLUSTER, 1)]
+        clusters = [(cluster, weight) for cluster, weight in clusters if weight > 0] or [(names.BLACK_HOLE, 1)]
     ref = routing.refs[0]
     stat_prefix = clusters[0][0] if len(clusters) == 1 else f"{ref.name}.{ref.namespace}"
     return network_filters(chain, tcp_proxy(chain, stat_prefix, clusters, policy))

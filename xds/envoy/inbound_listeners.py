@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from xds import pb
+from xds.envoy import names
 from xds.envoy.access_logs import listener_access_logs
-from xds.envoy.addresses import address, wildcards
+from xds.envoy.addresses import address, families, wildcards
 from xds.envoy.filter_chains import PLAIN_HTTP, RAW, Draft, Match
 from xds.envoy.filters import Chain
 from xds.envoy.filters.connection_manager import connection_manager
 from xds.envoy.filters.listener import original_destination, original_source, port_inspectors
 from xds.envoy.filters.network import network_filters, tcp_proxy
-from xds.envoy.names import BLACK_HOLE_CLUSTER, INBOUND_PASSTHROUGH_CLUSTER, inbound_cluster_name
 from xds.envoy.routes import inbound_route_configuration
 from xds.mesh.model import Client, Inbound, Mode, Protocol
 from xds.objects import MeshConfig
@@ -87,7 +87,7 @@ def virtual_inbound(client: Client, inbounds: Iterable[Inbound], config: MeshCon
     port = config.proxy_inbound_listen_port
     bind, *more = wildcards(client)
     chain = Chain(inbound=True, config=config, client=client, protocol=Protocol.TCP, port=port)
-    black_hole = network_filters(chain, tcp_proxy(chain, BLACK_HOLE_CLUSTER, [(BLACK_HOLE_CLUSTER, 1)]))
+    black_hole = network_filters(chain, tcp_proxy(chain, names.BLACK_HOLE, [(names.BLACK_HOLE, 1)]))
     drafts = [Draft(Match(port=port), black_hole, f"{VIRTUAL_INBOUND}-blackhole")]
     drafts += _passthrough_chains(client, config)
     for inbound in inbounds:
@@ -132,7 +132,7 @@ def bound_inbound(client: Client, inbound: Inbound, config: MeshConfig) -> pb.Li
 def _chains(client: Client, inbound: Inbound, config: MeshConfig, name: str, port: int) -> Iterator[Draft]:
     """The chains of one inbound. `port` is the one to match, 0 where the listener has no other."""
     chain = Chain(inbound=True, config=config, client=client, protocol=inbound.protocol, port=inbound.port)
-    cluster = inbound_cluster_name(inbound.port)
+    cluster = names.inbound(inbound.port)
     for opening in openings(Mtls.DISABLE, inbound.protocol):
         if opening.http:
             routes = inbound_route_configuration(inbound, client)
@@ -144,22 +144,28 @@ def _chains(client: Client, inbound: Inbound, config: MeshConfig, name: str, por
 
 
 def _passthrough_chains(client: Client, config: MeshConfig) -> Iterator[Draft]:
-    """The chains for ports that no service or Sidecar declares. What they carry is found out as far as it shows."""
+    """The chains for ports that no service or Sidecar declares. What they carry is found out as far as it shows.
+
+    A cluster's connections have one source address, so that a dual-stack workload needs one cluster for each family.
+    """
     chain = Chain(inbound=True, config=config, client=client, protocol=Protocol.AUTO)
-    cluster = INBOUND_PASSTHROUGH_CLUSTER
-    for opening in openings(Mtls.DISABLE, Protocol.AUTO):
-        match = Match(transport=opening.transport, applications=opening.applications)
-        if opening.http:
-            manager = connection_manager(chain, f"inbound_{cluster}", passthrough_route_configuration())
-            yield Draft(match, network_filters(chain, manager), f"{VIRTUAL_INBOUND}-catchall-http")
-        else:
-            yield Draft(match, network_filters(chain, tcp_proxy(chain, cluster, [(cluster, 1)])), VIRTUAL_INBOUND)
+    ways: list[tuple[str, tuple[str, ...]]] = [(names.INBOUND_PASSTHROUGH, ())]
+    if all(families(client)):
+        ways.append((names.INBOUND_PASSTHROUGH_IPV6, ("::/0",)))
+    for cluster, subnets in ways:
+        for opening in openings(Mtls.DISABLE, Protocol.AUTO):
+            match = Match(subnets, transport=opening.transport, applications=opening.applications)
+            if opening.http:
+                manager = connection_manager(chain, f"inbound_{cluster}", _passthrough_routes(cluster))
+                yield Draft(match, network_filters(chain, manager), f"{VIRTUAL_INBOUND}-catchall-http")
+            else:
+                yield Draft(match, network_filters(chain, tcp_proxy(chain, cluster, [(cluster, 1)])), VIRTUAL_INBOUND)
 
 
-def passthrough_route_configuration() -> pb.RouteConfiguration:
+def _passthrough_routes(cluster: str) -> pb.RouteConfiguration:
     """The route table of HTTP calls to undeclared ports: all go where they were going."""
     return pb.RouteConfiguration(
-        name=INBOUND_PASSTHROUGH_CLUSTER,
+        name=cluster,
         validate_clusters={"value": False},
         virtual_hosts=[
             {
@@ -169,8 +175,8 @@ def passthrough_route_configuration() -> pb.RouteConfiguration:
                     {
                         "name": "default",
                         "match": {"prefix": "/"},
-                        "decorator": {"operation": INBOUND_PASSTHROUGH_CLUSTER},
-                        "route": {"cluster": INBOUND_PASSTHROUGH_CLUSTER, "timeout": timedelta()},
+                        "decorator": {"operation": cluster},
+                        "route": {"cluster": cluster, "timeout": timedelta()},
                     }
                 ],
             }

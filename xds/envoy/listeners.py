@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from xds import pb
+from xds.envoy import names
 from xds.envoy.access_logs import listener_access_logs
 from xds.envoy.addresses import address, loopbacks, wildcards
 from xds.envoy.filter_chains import EVERYTHING, PLAIN_HTTP, RAW, Draft, Match, distinct, target_chains
@@ -17,7 +18,6 @@ from xds.envoy.filters import Chain
 from xds.envoy.filters.connection_manager import connection_manager
 from xds.envoy.filters.listener import inspectors
 from xds.envoy.filters.network import network_filters, tcp_proxy
-from xds.envoy.names import BLACK_HOLE_CLUSTER, PASSTHROUGH_CLUSTER, outbound_cluster_name
 from xds.envoy.outbound_plan import HTTP_PROXY, Bind, Conflict, Plan, RouteNeed, Target, plan
 from xds.mesh.model import Client, Mode, Protocol
 from xds.mesh.view import View
@@ -97,7 +97,7 @@ def virtual_outbound(config: MeshConfig, client: Client, policy: OutboundTraffic
     port = config.proxy_listen_port
     bind, *more = wildcards(client)
     chain = Chain(inbound=False, config=config, client=client, protocol=Protocol.TCP, port=port)
-    black_hole = network_filters(chain, tcp_proxy(chain, BLACK_HOLE_CLUSTER, [(BLACK_HOLE_CLUSTER, 1)]))
+    black_hole = network_filters(chain, tcp_proxy(chain, names.BLACK_HOLE, [(names.BLACK_HOLE, 1)]))
     drafts = (
         Draft(Match(port=port), black_hole, f"{VIRTUAL_OUTBOUND}-blackhole"),
         Draft(EVERYTHING, unknown_destination(config, client, policy), f"{VIRTUAL_OUTBOUND}-catchall-tcp"),
@@ -121,12 +121,12 @@ def unknown_destination(config: MeshConfig, client: Client, policy: OutboundTraf
     ALLOW_ANY lets them through to where they were going, or to the policy's egress proxy; REGISTRY_ONLY to nowhere.
     """
     chain = Chain(inbound=False, config=config, client=client, protocol=Protocol.TCP)
-    cluster = BLACK_HOLE_CLUSTER
+    cluster = names.BLACK_HOLE
     if policy.mode == "ALLOW_ANY":
-        cluster = PASSTHROUGH_CLUSTER
+        cluster = names.PASSTHROUGH
         proxy = policy.egress_proxy
         if proxy is not None:
-            cluster = outbound_cluster_name(proxy.host, (proxy.port and proxy.port.number) or 0, proxy.subset or "")
+            cluster = names.outbound(proxy.host, (proxy.port and proxy.port.number) or 0, proxy.subset or "")
     return network_filters(chain, tcp_proxy(chain, cluster, [(cluster, 1)]))
 
 

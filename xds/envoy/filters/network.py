@@ -1,6 +1,6 @@
 """The network filters of a chain: those that guard it, then the one that ends it: a connection manager or a TCP proxy."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from google.protobuf.message import Message
@@ -30,20 +30,14 @@ def network_filters(chain: Chain, last: "NetworkFilter") -> "list[NetworkFilter]
 
 
 def tcp_proxy(
-    chain: Chain, stat_prefix: str, clusters: Iterable[tuple[str, int]], policy: TrafficPolicy | None = None
+    chain: Chain, stat_prefix: str, clusters: Sequence[tuple[str, int]], policy: TrafficPolicy | None = None
 ) -> "NetworkFilter":
-    """Forwards bytes to `clusters`, by weight where there are several; `policy` is the destination's.
-
-    Clusters without weight get nothing, unless there is only one.
-    """
-    weighted = list(clusters)
-    if len(weighted) > 1:
-        weighted = [(name, weight) for name, weight in weighted if weight > 0]
+    """Forwards bytes to `clusters`, by weight where there are several; `policy` is the destination's."""
     fields: TcpProxy = {"stat_prefix": stat_prefix, "access_log": access_logs(chain)}
-    if len(weighted) == 1:
-        fields["cluster"] = weighted[0][0]
+    if len(clusters) == 1:
+        fields["cluster"] = clusters[0][0]
     else:
-        fields["weighted_clusters"] = {"clusters": [{"name": name, "weight": weight} for name, weight in weighted]}
+        fields["weighted_clusters"] = {"clusters": [{"name": name, "weight": weight} for name, weight in clusters]}
     if policy is not None:
         tcp = policy.connection_pool and policy.connection_pool.tcp
         if tcp:
