@@ -1,4 +1,4 @@
-"""A view of a mesh that is written down in the test: services, rules and endpoints by hand, and what follows from them by look-up."""
+"""A view of a mesh that is written down in the test: services, rules and endpoints by hand, and what follows by look-up."""
 
 from collections.abc import Iterable, Mapping
 

@@ -79,7 +79,7 @@ def _file_logs(config: MeshConfig) -> list[Any]:
 
 
 def _format(config: MeshConfig) -> "Format":
-    form = config.access_log_format
+    form = config.access_log_format or ""
     if config.access_log_encoding == "JSON":
         # Any other text than a JSON object was refused with the mesh's settings; Istio's keys stand in for it.
         keys = _object(form) or JSON

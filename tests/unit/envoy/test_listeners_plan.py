@@ -171,7 +171,8 @@ class TestSidecar:
         assert found.binds["10.96.0.1_80"].targets == (Target("web.x", "default", 80, TCP),)
 
     def test_a_bind_names_listener_and_route_table(self) -> None:
-        found = planned(self.view, V4, Egress(hosts=self.everything.hosts, port=80, protocol=HTTP, bind="127.0.0.5", captured=False))
+        own = Egress(hosts=self.everything.hosts, port=80, protocol=HTTP, bind="127.0.0.5", captured=False)
+        found = planned(self.view, V4, own)
         assert found.binds["127.0.0.5_80"] == Bind("127.0.0.5_80", ("127.0.0.5",), 80, captured=False, route="127.0.0.5:80")
         assert set(found.routes) == {"127.0.0.5:80"}
 

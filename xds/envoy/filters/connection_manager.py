@@ -8,8 +8,11 @@ from xds.envoy.access_logs import access_logs
 from xds.envoy.filters import Chain
 from xds.envoy.filters.http import http_filters
 from xds.envoy.filters.network import network_filter
+from xds.objects.proxy_config import ProxyHeaders
 
 if TYPE_CHECKING:
+    from xds.pb import envoy_config_core_v3_Http1ProtocolOptions_Init as Http1
+    from xds.pb import envoy_config_core_v3_TypedExtensionConfig_Init as TypedExtensionConfig
     from xds.pb import envoy_config_listener_v3_Filter_Init as NetworkFilter
     from xds.pb import envoy_extensions_filters_network_http_connection_manager_v3_HttpConnectionManager_Init as Fields
 
@@ -20,6 +23,7 @@ ROUTES_TIMEOUT = timedelta(seconds=15)
 
 # MeshConfig `pathNormalization`: what is done to a path before any rule looks at it.
 PATHS: "dict[str, Fields]" = {
+    "DEFAULT": {"normalize_path": {"value": True}},
     "NONE": {"normalize_path": {"value": False}},
     "BASE": {"normalize_path": {"value": True}},
     "MERGE_SLASHES": {"normalize_path": {"value": True}, "merge_slashes": True},
@@ -28,6 +32,13 @@ PATHS: "dict[str, Fields]" = {
         "merge_slashes": True,
         "path_with_escaped_slashes_action": "UNESCAPE_AND_FORWARD",
     },
+}
+
+PRESERVE_CASE: "TypedExtensionConfig" = {
+    "name": "preserve_case",
+    "typed_config": pb.any(
+        pb.message_class("envoy.extensions.http.header_formatters.preserve_case.v3.PreserveCaseFormatterConfig")()
+    ),
 }
 
 REQUEST_ID = pb.any(pb.UuidRequestId(use_request_id_for_trace_sampling={"value": True}))
@@ -52,7 +63,7 @@ def connection_manager(
         "upgrade_configs": [{"upgrade_type": "websocket"}],
         "request_id_extension": {"typed_config": REQUEST_ID},
         "path_with_escaped_slashes_action": "KEEP_UNCHANGED",
-        **PATHS[chain.config.path_normalization],
+        **PATHS[chain.config.path_normalization.normalization],
     }
     if isinstance(routes, str):
         fields["rds"] = {
@@ -67,9 +78,38 @@ def connection_manager(
         fields["server_header_transformation"] = "PASS_THROUGH"
         fields["forward_client_cert_details"] = "APPEND_FORWARD"
         fields["set_current_client_cert_details"] = {"subject": {"value": True}, "uri": True, "dns": True}
-    if chain.client.http10 or absolute_urls:
-        fields["http_protocol_options"] = {
-            "accept_http_10": chain.client.http10,
-            "allow_absolute_url": {"value": True} if absolute_urls else None,
-        }
+    http1: Http1 = {"accept_http_10": chain.client.http10}
+    if absolute_urls:
+        http1["allow_absolute_url"] = {"value": True}
+    _apply(chain.config.default_config.proxy_headers, fields, http1)
+    if any(http1.values()):
+        fields["http_protocol_options"] = http1
     return network_filter("envoy.filters.network.http_connection_manager", pb.HttpConnectionManager(**fields))
+
+
+def _apply(headers: ProxyHeaders | None, fields: "Fields", http1: "Http1") -> None:
+    """Change what the mesh's settings say about headers that proxies add (Istio: ProxyConfig, `proxyHeaders`)."""
+    if headers is None:
+        return
+    if headers.server is not None:
+        if headers.server.disabled:
+            fields["server_header_transformation"] = "PASS_THROUGH"
+        elif headers.server.value:
+            fields["server_name"] = headers.server.value
+    if headers.request_id is not None and headers.request_id.disabled:
+        fields["generate_request_id"] = {"value": False}
+    if headers.forwarded_client_cert != "UNDEFINED":
+        fields["forward_client_cert_details"] = headers.forwarded_client_cert
+        details = headers.set_current_client_cert_details
+        if details is not None:
+            fields["set_current_client_cert_details"] = {
+                "subject": {"value": bool(details.subject)},
+                "cert": bool(details.cert),
+                "chain": bool(details.chain),
+                "dns": bool(details.dns),
+                "uri": bool(details.uri),
+            }
+    if headers.x_forwarded_port is not None and headers.x_forwarded_port.enabled:
+        fields["append_x_forwarded_port"] = True
+    if headers.preserve_http1_header_case:
+        http1["header_key_format"] = {"stateful_formatter": PRESERVE_CASE}

@@ -38,8 +38,11 @@ def cors(_: Chain) -> "HttpFilter":
     return CORS
 
 
-def router(_: Chain) -> "HttpFilter":
+def router(chain: Chain) -> "HttpFilter":
     """Forwards. Always last."""
+    headers = chain.config.default_config.proxy_headers
+    if headers is not None and headers.envoy_debug_headers is not None and headers.envoy_debug_headers.disabled:
+        return QUIET_ROUTER
     return ROUTER
 
 
@@ -50,6 +53,7 @@ GRPC_STATS = http_filter(
 FAULT = http_filter("envoy.filters.http.fault", pb.Fault())
 CORS = http_filter("envoy.filters.http.cors", pb.Cors())
 ROUTER = http_filter("envoy.filters.http.router", pb.Router())
+QUIET_ROUTER = http_filter("envoy.filters.http.router", pb.Router(suppress_envoy_headers=True))  # no x-envoy-* headers
 
 ORDER: tuple[Callable[[Chain], "HttpFilter | None"], ...] = (grpc_web, grpc_stats, fault, cors, router)
 
