@@ -83,6 +83,8 @@ NAMES = {
     "SetFilterState": "envoy.extensions.filters.http.set_filter_state.v3.Config",
     "StatefulSession": "envoy.extensions.filters.http.stateful_session.v3.StatefulSession",
     "StatefulSessionPerRoute": "envoy.extensions.filters.http.stateful_session.v3.StatefulSessionPerRoute",
+    "CookieBasedSessionState": "envoy.extensions.http.stateful_session.cookie.v3.CookieBasedSessionState",
+    "HeaderBasedSessionState": "envoy.extensions.http.stateful_session.header.v3.HeaderBasedSessionState",
     "OnDemand": "envoy.extensions.filters.http.on_demand.v3.OnDemand",
     "HealthCheck": "envoy.extensions.filters.http.health_check.v3.HealthCheck",
     "UpstreamCodec": "envoy.extensions.filters.http.upstream_codec.v3.UpstreamCodec",

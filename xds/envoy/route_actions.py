@@ -1,0 +1,234 @@
+"""What becomes of a request that a route takes: it is forwarded, redirected or answered."""
+
+import base64
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from xds import pb
+from xds.envoy import names
+from xds.envoy.load_balancing import hash_policies
+from xds.envoy.per_route import fractional_percent
+from xds.envoy.route_headers import NO_CHANGES, HeaderChanges, header_changes
+from xds.mesh.model import Service
+from xds.mesh.view import View
+from xds.objects import Destination, HTTPDirectResponse, HTTPRedirect, HTTPRetry, HTTPRoute, HTTPRouteDestination
+
+if TYPE_CHECKING:
+    from xds.pb import envoy_config_route_v3_DirectResponseAction_Init as DirectResponseAction
+    from xds.pb import envoy_config_route_v3_RedirectAction_Init as RedirectAction
+    from xds.pb import envoy_config_route_v3_RetryPolicy_Init as RetryPolicy
+    from xds.pb import envoy_config_route_v3_RetryPolicy_RetryHostPredicate_Init as RetryHostPredicate
+    from xds.pb import envoy_config_route_v3_RetryPolicy_RetryPriority_Init as RetryPriority
+    from xds.pb import envoy_config_route_v3_RouteAction_HashPolicy_Init as HashPolicy
+    from xds.pb import envoy_config_route_v3_RouteAction_Init as RouteAction
+    from xds.pb import envoy_config_route_v3_RouteAction_RequestMirrorPolicy_Init as MirrorPolicy
+    from xds.pb import envoy_config_route_v3_WeightedCluster_ClusterWeight_Init as ClusterWeight
+
+DISABLED = timedelta()  # a timeout of zero never ends a request
+
+# Istio: HTTPRoute, `retries`: what is retried where neither the rule nor the mesh says otherwise.
+RETRY_ON = "connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes"
+ATTEMPTS = 2
+HOST_SELECTION_ATTEMPTS = 5
+PREVIOUS_HOSTS: "RetryHostPredicate" = {
+    "name": "envoy.retry_host_predicates.previous_hosts",
+    "typed_config": pb.any(pb.PreviousHosts()),
+}
+PREVIOUS_PRIORITIES: "RetryPriority" = {
+    "name": "envoy.retry_priorities.previous_priorities",
+    "typed_config": pb.any(pb.PreviousPriorities(update_frequency=2)),
+}
+STATUS_CODES = "retriable-status-codes"
+
+REDIRECT_CODES = {
+    301: "MOVED_PERMANENTLY",
+    302: "FOUND",
+    303: "SEE_OTHER",
+    307: "TEMPORARY_REDIRECT",
+    308: "PERMANENT_REDIRECT",
+}
+
+
+class Forwarding(msgspec.Struct, frozen=True):
+    """How requests are forwarded: Envoy's action, changes to headers beyond the route's own, and the services it may reach."""
+
+    action: "RouteAction"
+    headers: HeaderChanges
+    services: tuple[Service, ...]
+
+
+def cluster_of(view: View, destination: Destination, port: int) -> tuple[str, Service | None, int]:
+    """The cluster, service and service port that `destination` means on a listener of `port`.
+
+    A destination without a port means the service's only port, else the listener's. A host that no service has keeps its name:
+    the cluster does not exist, so requests get a 503 (Istio: Destination, "will be dropped").
+    """
+    service = view.destination(destination.host)
+    if destination.port is not None and destination.port.number:
+        port = destination.port.number
+    elif service is not None and len(service.ports) == 1:
+        port = service.ports[0].number
+    hostname = destination.host if service is None else service.hostname
+    return names.outbound(hostname, port, destination.subset or ""), service, port
+
+
+def _hash_policies(view: View, service: Service | None, port: int, subset: str) -> "list[HashPolicy]":
+    return [] if service is None else hash_policies(view.traffic_policy(service, port, subset))
+
+
+def default_action(view: View, service: Service, port: int) -> "RouteAction":
+    """Forwards to the service itself, as no rule says otherwise."""
+    hashes = _hash_policies(view, service, port, "")
+    action: RouteAction = {
+        "cluster": names.outbound(service.hostname, port),
+        "timeout": DISABLED,
+        # The caller's grpc-timeout is its own affair: without this Envoy would not look at it.
+        "max_grpc_timeout": DISABLED,
+        "hash_policy": hashes,
+    }
+    if policy := retry_policy(view.config.default_http_retry_policy, sticky=bool(hashes)):
+        action["retry_policy"] = policy
+    return action
+
+
+def forward(view: View, rule: HTTPRoute, port: int, authority: str) -> Forwarding:
+    """Forwards to the rule's destinations. `authority` replaces the Host header where the rule's rewrite does not."""
+    targets = [_target(view, route, port) for route in _weighted(rule.route)]
+    hashes = [policy for target in targets for policy in target.hashes]
+    timeout = DISABLED if rule.timeout is None else rule.timeout
+    action: RouteAction = {"timeout": timeout, "max_grpc_timeout": timeout, "hash_policy": hashes}
+    headers = NO_CHANGES
+    if rule.rewrite is not None:
+        authority = rule.rewrite.authority or authority
+        regex = rule.rewrite.uri_regex_rewrite
+        if regex is not None and regex.match:
+            action["regex_rewrite"] = {"pattern": {"regex": regex.match}, "substitution": regex.rewrite or ""}
+        elif rule.rewrite.uri:
+            # Envoy replaces what matched: the prefix, or the whole path where it was matched exactly or by a regex.
+            action["prefix_rewrite"] = rule.rewrite.uri
+    if not targets:
+        action["cluster"] = names.BLACK_HOLE
+    elif len(targets) == 1:
+        action["cluster"] = targets[0].cluster
+        headers = targets[0].headers
+        authority = authority or headers.authority
+    else:
+        action["weighted_clusters"] = {"clusters": [target.weighted(not authority) for target in targets]}
+    if authority:
+        action["host_rewrite_literal"] = authority
+    retries = view.config.default_http_retry_policy if rule.retries is None else rule.retries
+    if policy := retry_policy(retries, sticky=bool(hashes)):
+        action["retry_policy"] = policy
+    if mirrors := _mirrors(view, rule, port):
+        action["request_mirror_policies"] = mirrors
+    return Forwarding(action, headers, tuple(target.service for target in targets if target.service is not None))
+
+
+class _Target(msgspec.Struct, frozen=True):
+    cluster: str
+    service: Service | None
+    weight: int
+    headers: HeaderChanges
+    hashes: "list[HashPolicy]"
+
+    def weighted(self, may_set_host: bool) -> "ClusterWeight":
+        fields: ClusterWeight = {"name": self.cluster, "weight": {"value": self.weight}, **self.headers.fields()}
+        if may_set_host and self.headers.authority:
+            fields["host_rewrite_literal"] = self.headers.authority
+        return fields
+
+
+def _target(view: View, route: HTTPRouteDestination, port: int) -> _Target:
+    name, service, port = cluster_of(view, route.destination, port)
+    hashes = _hash_policies(view, service, port, route.destination.subset or "")
+    return _Target(name, service, route.weight or 0, header_changes(route.headers), hashes)
+
+
+def _weighted(routes: tuple[HTTPRouteDestination, ...]) -> tuple[HTTPRouteDestination, ...]:
+    """The destinations that get traffic: a single one gets all, of several those with a weight (Istio: HTTPRouteDestination)."""
+    return routes if len(routes) == 1 else tuple(route for route in routes if (route.weight or 0) > 0)
+
+
+def _mirrors(view: View, rule: HTTPRoute, port: int) -> "list[MirrorPolicy]":
+    """Where copies of requests go. An explicit zero percent sends none."""
+    wanted = [(m.destination, 100.0 if m.percentage is None else m.percentage.value) for m in rule.mirrors]
+    if rule.mirror is not None:
+        wanted.insert(0, (rule.mirror, rule.mirror_share))
+    return [
+        {
+            "cluster": cluster_of(view, destination, port)[0],
+            "runtime_fraction": {"default_value": fractional_percent(share)},
+            # The copy looks like the original: Istio no longer lets Envoy append `-shadow` to its host.
+            "disable_shadow_host_suffix_append": True,
+        }
+        for destination, share in wanted
+        if share > 0
+    ]
+
+
+def retry_policy(retries: HTTPRetry | None, *, sticky: bool = False) -> "RetryPolicy | None":
+    """Envoy's form of `retries`; Istio's default for None. None where nothing is retried.
+
+    `sticky` routes hash requests to endpoints: a retry may go to the same one again, as hashing has it.
+    """
+    if retries is None:
+        retries = HTTPRetry(attempts=ATTEMPTS)
+    if not retries.attempts:
+        # Without retries a timeout for each try is one for the only try (Istio: HTTPRetry, "including the initial call").
+        return {"per_try_timeout": retries.per_try_timeout} if retries.per_try_timeout else None
+    retry_on, codes = _conditions(retries.retry_on or RETRY_ON)
+    policy: RetryPolicy = {
+        "retry_on": retry_on,
+        "num_retries": {"value": retries.attempts},
+        "per_try_timeout": retries.per_try_timeout,
+        "retriable_status_codes": codes,
+        "host_selection_retry_max_attempts": HOST_SELECTION_ATTEMPTS,
+    }
+    ignore = retries.retry_ignore_previous_hosts
+    if ignore or (ignore is None and not sticky):
+        policy["retry_host_predicate"] = [PREVIOUS_HOSTS]
+    if retries.retry_remote_localities:
+        policy["retry_priority"] = PREVIOUS_PRIORITIES
+    if retries.backoff:
+        policy["retry_back_off"] = {"base_interval": retries.backoff}
+    return policy
+
+
+def _conditions(retry_on: str) -> tuple[str, list[int]]:
+    """`503,reset` as Envoy wants it: the conditions, and the status codes apart from them."""
+    tokens = [token.strip() for token in retry_on.split(",")]
+    codes = [int(token) for token in tokens if token.isdecimal()]
+    conditions = [token for token in tokens if token and not token.isdecimal()]
+    if codes and STATUS_CODES not in conditions:
+        conditions.append(STATUS_CODES)
+    return ",".join(conditions), codes
+
+
+def redirect(rule: HTTPRedirect, port: int) -> "RedirectAction":
+    """Tells the caller to go elsewhere. `port` is the listener's."""
+    action: RedirectAction = {"response_code": REDIRECT_CODES[rule.redirect_code or 301]}  # type: ignore[typeddict-item]
+    if rule.authority:
+        action["host_redirect"] = rule.authority
+    if rule.uri:
+        action["path_redirect"] = rule.uri
+    elif rule.prefix_rewrite:
+        action["prefix_rewrite"] = rule.prefix_rewrite
+    if rule.scheme:
+        action["scheme_redirect"] = rule.scheme
+    if rule.port:
+        action["port_redirect"] = rule.port
+    elif rule.derive_port == "FROM_REQUEST_PORT":
+        action["port_redirect"] = port
+    return action
+
+
+def direct_response(rule: HTTPDirectResponse) -> "DirectResponseAction":
+    """Answers without asking anyone."""
+    action: DirectResponseAction = {"status": rule.status}
+    if rule.body is not None and rule.body.string is not None:
+        action["body"] = {"inline_string": rule.body.string}
+    elif rule.body is not None and rule.body.bytes is not None:
+        action["body"] = {"inline_bytes": base64.b64decode(rule.body.bytes)}
+    return action
