@@ -1,0 +1,175 @@
+// swarm behaves like many Envoys, each on a connection of its own, and measures when what reaches them.
+//
+// It reads commands from standard input, one JSON object a line, and answers each with one line:
+//
+//	{"do": "connect"}                        connect all; answers when each holds everything
+//	{"do": "await", "type": "…", "name": "…", "text": "…", "removal": false}
+//	                                         from now on, note when each proxy gets this resource; answers at once
+//	{"do": "result", "seconds": 30}          answers when all have it, or after that many seconds
+//	{"do": "drop"}                           close all connections; they come back, with what they hold
+//	{"do": "counts"}                         what has come since the last "await", "drop" or "connect"
+//
+// Times are CLOCK_MONOTONIC in nanoseconds, so that whoever made a change can subtract when.
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"os"
+	"sort"
+	"strings"
+	"sync/atomic"
+	"time"
+)
+
+type awaited struct {
+	typeURL, name, text string
+	removal             bool
+}
+
+func (a *awaited) matches(typeURL, name string, body []byte) bool {
+	return strings.HasSuffix(typeURL, a.typeURL) && (a.name == "" || name == a.name) &&
+		(a.text == "" || a.removal || bytes.Contains(body, []byte(a.text)))
+}
+
+type swarm struct {
+	address         string
+	namespacePrefix string
+	namespaces      int
+	sotw            bool
+	proxies         []*proxy
+	awaited         atomic.Pointer[awaited]
+}
+
+type command struct {
+	Do      string  `json:"do"`
+	Type    string  `json:"type"`
+	Name    string  `json:"name"`
+	Text    string  `json:"text"`
+	Removal bool    `json:"removal"`
+	Seconds float64 `json:"seconds"`
+}
+
+type answer struct {
+	Now       int64   `json:"now"`
+	Proxies   int     `json:"proxies"`
+	Done      int     `json:"done"`
+	Times     []int64 `json:"times,omitempty"` // sorted, one a proxy
+	Bytes     int64   `json:"bytes"`
+	Resources int64   `json:"resources"`
+	Messages  int64   `json:"messages"`
+	Refused   int64   `json:"refused"`
+}
+
+// collect sums up what came; time picks the moment of interest of a proxy, 0 where it has not come.
+func (s *swarm) collect(moment func(*proxy) int64) answer {
+	a := answer{Now: monotonic(), Proxies: len(s.proxies)}
+	for _, p := range s.proxies {
+		p.lock.Lock()
+		a.Bytes += p.bytes
+		a.Resources += p.resources
+		a.Messages += p.messages
+		a.Refused += p.refused
+		at := moment(p)
+		p.lock.Unlock()
+		if at != 0 {
+			a.Done++
+			a.Times = append(a.Times, at)
+		}
+	}
+	sort.Slice(a.Times, func(i, j int) bool { return a.Times[i] < a.Times[j] })
+	return a
+}
+
+// wait polls until every proxy has its moment, or the time is up.
+func (s *swarm) wait(seconds float64, moment func(*proxy) int64) answer {
+	if seconds == 0 {
+		seconds = 120
+	}
+	until := time.Now().Add(time.Duration(seconds * float64(time.Second)))
+	for {
+		done := 0
+		for _, p := range s.proxies {
+			p.lock.Lock()
+			if moment(p) != 0 {
+				done++
+			}
+			p.lock.Unlock()
+		}
+		if done == len(s.proxies) || time.Now().After(until) {
+			return s.collect(moment)
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+func (s *swarm) reset() {
+	for _, p := range s.proxies {
+		p.reset()
+	}
+}
+
+func main() {
+	s := &swarm{}
+	count := 0
+	flag.StringVar(&s.address, "address", "127.0.0.1:15010", "the xDS server, plain text")
+	flag.IntVar(&count, "proxies", 100, "how many proxies")
+	flag.IntVar(&s.namespaces, "namespaces", 50, "over how many namespaces they are spread")
+	flag.StringVar(&s.namespacePrefix, "namespace-prefix", "ns", "the namespaces are this and a number from 0")
+	flag.BoolVar(&s.sotw, "sotw", false, "ask for the state of the world instead of differences")
+	flag.Parse()
+	for i := range count {
+		s.proxies = append(s.proxies, newProxy(s, i))
+	}
+	completed := func(p *proxy) int64 { return p.completed }
+	seen := func(p *proxy) int64 { return p.seen }
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	input := bufio.NewScanner(os.Stdin)
+	output := json.NewEncoder(os.Stdout)
+	for input.Scan() {
+		var c command
+		if err := json.Unmarshal(input.Bytes(), &c); err != nil {
+			fmt.Fprintln(os.Stderr, "swarm:", err)
+			os.Exit(2)
+		}
+		var a answer
+		switch c.Do {
+		case "connect":
+			for _, p := range s.proxies {
+				go p.run(ctx)
+			}
+			a = s.wait(c.Seconds, completed)
+		case "await":
+			s.awaited.Store(&awaited{c.Type, c.Name, c.Text, c.Removal})
+			s.reset()
+			a = answer{Now: monotonic(), Proxies: count}
+		case "result":
+			a = s.wait(c.Seconds, seen)
+		case "drop":
+			s.reset()
+			started := monotonic()
+			for _, p := range s.proxies {
+				p.drop()
+			}
+			a = s.wait(c.Seconds, func(p *proxy) int64 {
+				if p.completed > started {
+					return p.completed
+				}
+				return 0
+			})
+		case "counts":
+			a = s.collect(seen)
+		default:
+			fmt.Fprintln(os.Stderr, "swarm: unknown command", c.Do)
+			os.Exit(2)
+		}
+		if err := output.Encode(a); err != nil {
+			os.Exit(1)
+		}
+	}
+}
