@@ -3,19 +3,28 @@
 What a proxy gets of one type is the union of a few groups: of the outbound clusters of its view of the mesh, say, and of the
 inbound clusters of workloads like it. Thousands of proxies share a group, so it is kept once, it is encoded once for all that
 go from one of its generations to another, and a stream only holds which generation it was sent.
+
+A group tells two things apart: what was built last (`resources`) and what proxies are *offered*. They differ only where a proxy
+rejected a new version before any other acknowledged it: then the last good version is offered, until the resource changes or a
+proxy does acknowledge it.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cached_property
 from typing import Any, Protocol
+from weakref import WeakKeyDictionary
 
 import msgspec
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 
 from xds import pb
+from xds.discovery import wire
+
+_CLUSTER = pb.type_url(pb.Cluster)
 
 
-class Resource(msgspec.Struct, frozen=True, eq=False):
+class Resource(msgspec.Struct, frozen=True, eq=False, dict=True):
     """One xDS resource, serialised. Equal content has an equal version, in every replica and after every restart."""
 
     name: str
@@ -30,8 +39,35 @@ class Resource(msgspec.Struct, frozen=True, eq=False):
         name = name or getattr(message, "name", "") or getattr(message, "cluster_name", "")
         return cls(name, pb.type_url(message), content_hash(body), body)
 
+    @cached_property
+    def delta_head(self) -> bytes:
+        """What goes before `body` in a Delta response."""
+        return wire.delta_head(self.name, self.version, self.type_url, len(self.body))
+
+    @cached_property
+    def sotw_head(self) -> bytes:
+        """What goes before `body` in a state-of-the-world response."""
+        return wire.sotw_head(self.type_url, len(self.body))
+
+    @cached_property
+    def assignment_name(self) -> str:
+        """The name of the load assignment that a cluster asks EDS for; empty for any other cluster or type."""
+        if self.type_url != _CLUSTER:
+            return ""
+        try:
+            cluster = pb.Cluster.FromString(self.body)
+        except DecodeError:  # hand-written bytes: the proxy will say so
+            return ""
+        if cluster.type != pb.Cluster.EDS or not cluster.HasField("eds_cluster_config"):
+            return ""
+        return cluster.eds_cluster_config.service_name or cluster.name
+
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Resource) and (self.version, self.name, self.type_url) == (other.version, other.name, other.type_url)
+        if self is other:
+            return True
+        return isinstance(other, Resource) and (self.version, self.name, self.type_url) == (
+            other.version, other.name, other.type_url,
+        )  # fmt: skip
 
     def __hash__(self) -> int:
         return hash((self.version, self.name))
@@ -46,7 +82,12 @@ def content_hash(*parts: bytes) -> str:
 
 
 class Group:
-    """A set of resources of one type that proxies share. `generation` grows with every update."""
+    """A set of resources of one type that proxies share. `generation` grows with every change of what is offered.
+
+    The group remembers what it offered before each change for as long as some *reader* was last sent an older generation, so that
+    what a reader misses is found in time proportional to the change, and a resource that is back at the version the reader
+    has is not sent again.
+    """
 
     def __init__(self, type_url: str, name: str, resources: Iterable[Resource] = ()) -> None:
         self.type_url = type_url
@@ -54,10 +95,140 @@ class Group:
         self.generation = 0
         self.resources: dict[str, Resource] = {r.name: r for r in resources}
         self.listeners: set[Callable[[Group], None]] = set()
+        self.withheld: dict[str, Resource | None] = {}  # rejected, and accepted by nobody: name -> what is offered instead
+        self.fingerprint = sum(map(_mark, self.resources.values())) & _MASK  # equal where equal things are offered
+        self._unproven: dict[str, Resource | None] = dict.fromkeys(self.resources)  # accepted by nobody yet: name -> last good
+        self._history: dict[str, list[tuple[int, Resource | None]]] = {}  # name -> (generation, what it replaced), oldest first
+        self._entries = 0
+        self._entries_limit = _HISTORY
+        self._readers: WeakKeyDictionary[object, int] = WeakKeyDictionary()
+
+    def __repr__(self) -> str:
+        return f"<Group {self.name} {self.type_url.rpartition('.')[2]} {len(self.resources)}@{self.generation}>"
 
     def update(self, changes: Mapping[str, Resource | None]) -> None:
         """Replace the resources named, or remove those that are None; tells the listeners once. No change, no call."""
-        raise NotImplementedError
+        replaced: dict[str, Resource | None] = {}
+        for name, new in changes.items():
+            old = self.resources.get(name)
+            if new == old:
+                continue
+            replaced[name] = self.get(name)
+            self.withheld.pop(name, None)
+            if new is None:
+                del self.resources[name]
+                self._unproven.pop(name, None)
+            else:
+                self.resources[name] = new
+                if self._unproven.setdefault(name, old) == new:
+                    del self._unproven[name]  # back at the last good version
+        self._offer(replaced)
+
+    # What is offered
+
+    def get(self, name: str) -> Resource | None:
+        """The resource that proxies are offered under `name`."""
+        if name in self.withheld:
+            return self.withheld[name]
+        return self.resources.get(name)
+
+    def offered(self) -> Iterator[Resource]:
+        """All resources that proxies are offered."""
+        if not self.withheld:
+            yield from self.resources.values()
+            return
+        for name, resource in self.resources.items():
+            instead = self.withheld.get(name, resource)
+            if instead is not None:
+                yield instead
+
+    def at(self, name: str, generation: int) -> Resource | None:
+        """What was offered under `name` at `generation`, which a live reader must be at or before."""
+        log = self._history.get(name)
+        if log is not None and log[-1][0] > generation:
+            for changed, before in log:
+                if changed > generation:
+                    return before
+        return self.get(name)
+
+    def changed_since(self, generation: int) -> Iterator[str]:
+        """The names whose offer changed after `generation`, the last changed first; they may be back at what they were."""
+        for name, log in reversed(self._history.items()):
+            if log[-1][0] <= generation:
+                return
+            yield name
+
+    def read(self, reader: object) -> None:
+        """Note that `reader` stands at the present generation: what changes from now on is remembered while it lives."""
+        self._readers[reader] = self.generation
+
+    # What proxies said
+
+    def accept(self, resource: Resource) -> None:
+        """A proxy acknowledged `resource`: it is good, and no longer withheld."""
+        name = resource.name
+        if name in self._unproven and self.resources[name] == resource:
+            del self._unproven[name]
+            if name in self.withheld:
+                before = self.withheld.pop(name)
+                self._offer({name: before})
+
+    def reject(self, resource: Resource) -> bool:
+        """A proxy rejected `resource`. True where that withholds it: it is the newest of its name, and nobody accepted it."""
+        name = resource.name
+        if name in self.withheld or name not in self._unproven or self.resources[name] != resource:
+            return False
+        self.withheld[name] = self._unproven[name]
+        self._offer({name: resource})
+        return True
+
+    def release(self, names: Iterable[str]) -> None:
+        """Offer what is withheld under `names` again: whoever was trying it out has gone."""
+        self._offer({name: self.withheld.pop(name) for name in names if name in self.withheld})
+
+    def _offer(self, replaced: Mapping[str, Resource | None]) -> None:
+        """Record that what was offered were `replaced`, where it differs from what is offered now, and tell the listeners."""
+        generation = self.generation + 1
+        for name, before in replaced.items():
+            after = self.get(name)
+            if after == before:
+                continue
+            self.generation = generation
+            self.fingerprint = (self.fingerprint + _mark(after) - _mark(before)) & _MASK
+            log = self._history.pop(name, None)
+            if log is None:
+                log = []
+            log.append((generation, before))
+            self._history[name] = log
+            self._entries += 1
+        if self.generation == generation:
+            if self._entries > self._entries_limit:
+                self._forget()
+            for listener in tuple(self.listeners):
+                listener(self)
+
+    def _forget(self) -> None:
+        """Drop from the history what no reader can ask for. Costs the length of the history, and so comes at every doubling."""
+        floor = min(self._readers.values(), default=self.generation)
+        history: dict[str, list[tuple[int, Resource | None]]] = {}
+        for name, log in self._history.items():
+            kept = [entry for entry in log if entry[0] > floor]
+            if kept:
+                history[name] = kept
+        self._history = history
+        self._entries = sum(map(len, history.values()))
+        self._entries_limit = max(_HISTORY, 2 * self._entries)
+
+
+_HISTORY = 64  # entries that are not worth forgetting
+_MASK = (1 << 64) - 1
+
+
+def _mark(resource: Resource | None) -> int:
+    """What `resource` adds to its group's fingerprint."""
+    if resource is None:
+        return 0
+    return int.from_bytes(hashlib.blake2b(f"{resource.version} {resource.name}".encode(), digest_size=8).digest(), "big")
 
 
 class Assignment(msgspec.Struct, frozen=True, eq=False):

@@ -1,0 +1,97 @@
+"""The incremental variant: requests add and take away names, responses carry what is new and what is gone."""
+
+from typing import Any
+
+from xds.discovery import wire
+from xds.discovery.protocol.knowledge import ABSENT, Known, everything, offered
+from xds.discovery.protocol.response import Response
+from xds.discovery.protocol.session import Nack, Session, Watch
+from xds.discovery.protocol.subscription import WILDCARD, Names, Subscription
+from xds.discovery.protocol.types import rules_of
+from xds.discovery.resources import Group, Resource
+
+
+class DeltaSession(Session):
+    """A DeltaDiscoveryRequest stream."""
+
+    def receive(self, request: Any) -> Nack | None:
+        """Take a DeltaDiscoveryRequest: an answer to a response, a change of the subscription, or both (W9)."""
+        type_url = self._type_url(request)
+        if not type_url:
+            return None
+        watch = self.watches.get(type_url)
+        if watch is None:
+            self._open(type_url, request)
+            return None
+        nack = None
+        nonce: str = request.response_nonce
+        if nonce:
+            response = watch.settle(nonce)
+            if response is not None:
+                if request.HasField("error_detail"):
+                    nack = self._reject(watch, response, request.error_detail.message)
+                else:
+                    self._accept(watch, response)
+        if request.resource_names_subscribe or request.resource_names_unsubscribe:
+            self._subscribe(watch, frozenset(request.resource_names_subscribe), frozenset(request.resource_names_unsubscribe))
+        return nack
+
+    def _open(self, type_url: str, request: Any) -> None:
+        """The first request of a type: what it holds from an earlier stream is in `initial_resource_versions` (R12, R13)."""
+        rules = rules_of(type_url)
+        names = frozenset(request.resource_names_subscribe)
+        subscription = Subscription.of(names, wildcard=rules.wildcard and not names)
+        holds: dict[str, str] = dict(request.initial_resource_versions)
+        groups = self._groups(type_url)
+        known = _recalled(groups, subscription, holds) if holds else Known.nothing(groups)
+        watch = self._watch(type_url, subscription, known)
+        watch.owed = subscription.wildcard
+        watch.force(subscription.names - holds.keys() if holds else subscription.names)
+
+    def _subscribe(self, watch: Watch, subscribe: Names, unsubscribe: Names) -> None:
+        before = watch.subscription
+        after = watch.subscription = before.changed(subscribe, unsubscribe)
+        if after.wildcard and not before.wildcard:
+            watch.known = Known.nothing(watch.known.groups)
+            watch.owed = True
+        if watch.rejected:
+            # It asks again, so it wants an answer.
+            watch.rejected = {name: refused for name, refused in watch.rejected.items() if name not in subscribe}
+        if watch.forced and not after.wildcard:
+            watch.forced &= after.names
+        asked = subscribe - {WILDCARD} - unsubscribe  # W6, even where it has them
+        if after.wildcard and unsubscribe:
+            asked |= unsubscribe & before.names  # W7
+        watch.force(asked)
+        watch.dirty = True
+
+    def _encode(
+        self, watch: Watch, resources: list[Resource], removed: list[str], after: Known, only: Names | None
+    ) -> Response | None:
+        if not watch.rules.removable:
+            removed = []
+        if not resources and not removed and not watch.owed:
+            return None
+        sequence, nonce = self.responses.next_nonce()
+        parts = [part for resource in resources for part in (resource.delta_head, resource.body)]
+        type_url = watch.rules.type_url
+        data = wire.delta_response(self.responses.delta_identity, type_url, after.version, nonce, parts, removed)
+        return Response(
+            watch.rules, sequence, nonce, data, tuple(resources), tuple(removed), len(resources), watch.known, after, only,
+        )  # fmt: skip
+
+
+def _recalled(groups: tuple[Group, ...], subscription: Subscription, holds: dict[str, str]) -> Known:
+    """What a client knows that `holds` these versions from an earlier stream."""
+    deviations = {}
+    missing = len(holds)
+    for resource in everything(groups, subscription):
+        held = holds.get(resource.name)
+        if held is not None:
+            missing -= 1
+        if held != resource.version:
+            deviations[resource.name] = ABSENT if held is None else held
+    if missing:
+        gone = {name for name in holds if subscription.covers(name) and offered(groups, name) is None}
+        deviations.update((name, holds[name]) for name in gone)
+    return Known.present(groups, deviations)

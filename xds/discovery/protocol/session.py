@@ -1,0 +1,338 @@
+"""What both variants of the protocol share: the types of one stream, and what is due on it next.
+
+A `Session` is the server's side of one stream without the stream. `receive` takes a request, `due` says what to send, `sent` that
+it is on its way. There is no clock and no I/O: times are passed in, in seconds of any clock that only goes forward.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any, Final, NamedTuple
+
+from xds.discovery.protocol.knowledge import ABSENT, UNSURE, Known, Rejected, difference, newest
+from xds.discovery.protocol.rejection import named
+from xds.discovery.protocol.response import Response, Responses
+from xds.discovery.protocol.subscription import NONE, Names, Subscription
+from xds.discovery.protocol.types import CLUSTER, ENDPOINTS, TypeRules, rules_of
+from xds.discovery.resources import Assignment, Group, Resource
+from xds.errors import ProtocolError
+
+Trial = dict[str, Resource | None]  # name -> what the client held before
+PATIENCE: Final = 1.0  # seconds that what follows a response waits for its acknowledgement
+UNACKED_MAX: Final = 32  # responses whose acknowledgement may be outstanding; older ones count as taken
+
+
+class Nack(NamedTuple):
+    """A client rejected a response."""
+
+    type: str  # `cds`
+    nonce: str
+    message: str  # the client's text, which may quote the resource
+    resources: tuple[str, ...]  # names of those it means, as far as they are known
+
+
+class Watch:
+    """One type on one stream."""
+
+    __slots__ = (
+        "acked_version", "dirty", "error", "forced", "known", "named", "owed", "rejected", "rules", "sent_at", "sent_version", "sequence",
+        "subscription", "trials", "unacked", "wake",
+    )  # fmt: skip
+
+    def __init__(self, rules: TypeRules, subscription: Subscription, known: Known, wake: Callable[[], None]) -> None:
+        self.rules = rules
+        self.subscription = subscription
+        self.known = known  # what the client holds once it has taken what was sent
+        self.wake = wake
+        self.forced = NONE  # names to send whether the client holds them or not
+        self.owed = False  # a response is due even if it is empty
+        self.dirty = True  # something may be due
+        self.rejected: dict[str, Rejected] = {}
+        self.named = False  # some request held names
+        self.trials: list[Trial] = []  # parts of a rejected response, to be tried one by one
+        self.unacked: list[Response] = []
+        self.sequence = 0  # of the last response sent
+        self.sent_at = 0.0
+        self.sent_version = ""
+        self.acked_version = ""
+        self.error = ""  # the client's text, while what it rejected last is unresolved
+
+    def attach(self) -> None:
+        for group in self.known.groups:
+            group.listeners.add(self.changed)
+
+    def detach(self) -> None:
+        for group in self.known.groups:
+            group.listeners.discard(self.changed)
+
+    def changed(self, _: Group) -> None:
+        """A group has changed."""
+        self.dirty = True
+        self.wake()
+
+    def force(self, names: Names) -> None:
+        """Send `names`, as far as they are subscribed to, whether the client holds them or not."""
+        if not self.subscription.wildcard and not names <= self.subscription.names:
+            names &= self.subscription.names
+        if names:
+            self.forced = self.forced | names if self.forced else names
+            self.dirty = True
+
+    def waiting(self, now: float) -> bool:
+        """Whether the client may still be busy with the last response."""
+        return bool(self.unacked) and now < self.sent_at + PATIENCE
+
+    def settle(self, nonce: str) -> Response | None:
+        """The unacknowledged response of `nonce`, which the client now answers, if there is one; forgets those before it."""
+        for index, response in enumerate(self.unacked):
+            if response.nonce == nonce:
+                del self.unacked[: index + 1]
+                return response
+        return None
+
+
+class Session:
+    """One stream: its types, and the order of what is due. Subclasses speak a variant of the protocol."""
+
+    def __init__(self, responses: Responses, wake: Callable[[], None], only: str = "") -> None:
+        """`wake` is called when something may have become due; `only` is the type URL of a stream that serves just one type."""
+        self.responses = responses
+        self.wake = wake
+        self.only = only
+        self.assignment: Assignment | None = None
+        self.watches: dict[str, Watch] = {}
+        self.wake_at: float | None = None  # when `due` should be asked again though nothing else happens
+        self._ordered: list[Watch] = []
+        self._awaited = NONE  # assignments that changed clusters wait for, while EDS has not been asked for yet
+
+    # For whoever owns the stream
+
+    def receive(self, request: Any) -> Nack | None:
+        """Take a request. ProtocolError ends the stream."""
+        raise NotImplementedError
+
+    def assign(self, assignment: Assignment) -> None:
+        """The groups are these from now on; what differs becomes due."""
+        self.assignment = assignment
+        for watch in self._ordered:
+            groups = self._groups(watch.rules.type_url)
+            if groups != watch.known.groups:
+                watch.detach()
+                watch.known = watch.known.rebased(groups, watch.subscription)
+                watch.attach()
+                watch.dirty = True
+                self.wake()
+
+    def due(self, now: float) -> Response | None:
+        """The next response to send, the newest state of it. It is due until `sent`."""
+        self.wake_at = None
+        clusters = self.watches.get(CLUSTER)
+        kept = False
+        for watch in self._ordered:
+            if not watch.dirty:
+                continue
+            if watch.waiting(now):
+                self._wake_at(watch)
+                continue
+            if watch.rules.routes and clusters is not None and clusters.waiting(now):
+                self._wake_at(clusters)
+                continue
+            kept = watch is clusters and self._in_use(now)
+            response = self._response(watch, keep_removed=kept)
+            if response is not None:
+                return response
+        if clusters is not None and clusters.dirty and not clusters.waiting(now) and not self._in_use(now):
+            return self._response(clusters)
+        return None
+
+    def sent(self, response: Response, now: float) -> None:
+        """`response`, which was due, is on its way."""
+        watch = self.watches[response.rules.type_url]
+        watch.known = response.after
+        if response.only is None:
+            watch.forced = NONE
+            watch.owed = False
+        watch.sequence = response.sequence
+        watch.sent_at = now
+        watch.sent_version = response.after.version
+        watch.unacked.append(response)
+        del watch.unacked[:-UNACKED_MAX]
+        watch.dirty = bool(response.after.deviations or watch.trials or response.after.outdated())
+        if response.rules.type_url == CLUSTER and not self.only and response.assignments:
+            endpoints = self.watches.get(ENDPOINTS)
+            if endpoints is not None:
+                endpoints.force(response.assignments)
+            else:
+                self._awaited |= response.assignments
+
+    def close(self) -> None:
+        """The stream has ended: let go of the groups, and of what only this client was trying out."""
+        for watch in self._ordered:
+            watch.detach()
+            for trial in watch.trials:
+                for group in watch.known.groups:
+                    group.release(trial)
+        self._ordered.clear()
+        self.watches.clear()
+
+    # For the variants
+
+    def _type_url(self, request: Any) -> str:
+        """The type that `request` is about; empty where it is to be ignored (N3)."""
+        type_url: str = request.type_url
+        if self.only:
+            if type_url and type_url != self.only:
+                raise ProtocolError("INVALID_ARGUMENT", f"this stream serves {self.only}, not {type_url}")
+            return self.only
+        return type_url
+
+    def _groups(self, type_url: str) -> tuple[Group, ...]:
+        assert self.assignment is not None, "assign comes before the first request"
+        return self.assignment.groups.get(type_url, ())
+
+    def _watch(self, type_url: str, subscription: Subscription, known: Known) -> Watch:
+        """Begin to serve a type."""
+        watch = self.watches[type_url] = Watch(rules_of(type_url), subscription, known, self.wake)
+        self._ordered = sorted(self.watches.values(), key=lambda watch: watch.rules.order)
+        watch.attach()
+        if type_url == ENDPOINTS:
+            watch.force(self._awaited)
+            self._awaited = NONE
+        return watch
+
+    def _accept(self, watch: Watch, response: Response) -> None:
+        """The client took `response`."""
+        response.accept()
+        watch.acked_version = response.after.version
+        if response.only is not None:
+            _conclude(watch, response.only)
+            watch.dirty = True
+        elif not watch.rejected:
+            watch.error = ""
+
+    def _reject(self, watch: Watch, response: Response, message: str) -> Nack:
+        """The client rejected `response`: what it holds now is as before, except that it may have taken the good part (V9).
+
+        The resources it means are not sent again until they change. Where it names none, each half is tried by itself.
+        """
+        watch.error = message
+        watch.dirty = True
+        later = {name for other in watch.unacked for name in _names(other)}
+        suspects = [resource for resource in response.resources if resource.name not in later]
+        offenders = named(message, [resource.name for resource in suspects])
+        if not offenders and len(suspects) == 1:
+            offenders = {suspects[0].name}
+        trial = None if response.only is None else _conclude(watch, response.only)
+        deviations: dict[str, str] = {}
+        untried: Trial = {}
+        for resource in suspects:
+            name, held = resource.name, response.before.held(resource.name)
+            instead = response.before.resource(name) if trial is None else trial.get(name)
+            if name in offenders:
+                watch.rejected[name] = Rejected(resource.version, instead)
+                deviations[name] = held
+                for group in watch.known.groups:
+                    group.reject(resource)
+                continue
+            if held != resource.version:
+                deviations[name] = UNSURE
+            if not offenders and (trial is not None or _try(watch.known.groups, resource)):
+                untried[name] = instead
+        for name in response.removed:
+            if name not in later:
+                deviations[name] = UNSURE
+                if not response.resources:
+                    watch.rejected[name] = Rejected(ABSENT, None)
+        if trial is not None and offenders:
+            rest = {name: instead for name, instead in trial.items() if name not in offenders}
+            watch.trials[:0] = [rest] if rest else []
+        watch.trials[:0] = _halves(untried)
+        watch.known = watch.known.but(deviations)
+        return Nack(watch.rules.short, response.nonce, message, tuple(sorted(offenders)))
+
+    def _response(self, watch: Watch, *, keep_removed: bool = False) -> Response | None:
+        """What is due of one type, or None where nothing is; then what the client knows moves on silently."""
+        while True:
+            if watch.rejected:
+                watch.rejected = _still(watch.known.groups, watch.rejected)
+            only = frozenset(watch.trials[0]) if watch.trials else None
+            key = self._key(watch, keep_removed)
+            response = self.responses.get(key, watch.sequence) if only is None else None
+            if response is not None:
+                return response
+            lacks = difference(
+                watch.known, watch.subscription,
+                forced=watch.forced, rejected=watch.rejected, only=only, keep_removed=keep_removed,
+            )  # fmt: skip
+            if only is not None and not lacks.resources:
+                del watch.trials[0]  # all of it has gone meanwhile
+                continue
+            response = self._encode(watch, lacks.resources, lacks.removed, lacks.after, only)
+            if response is None:
+                watch.known = lacks.after
+                watch.forced = NONE
+                watch.dirty = keep_removed and bool(lacks.after.deviations)
+            elif only is None:
+                self.responses.share(key, response)
+            return response
+
+    def _encode(
+        self, watch: Watch, resources: list[Resource], removed: list[str], after: Known, only: Names | None
+    ) -> Response | None:
+        """The response that carries a difference, or None where none is called for."""
+        raise NotImplementedError
+
+    def _key(self, watch: Watch, keep_removed: bool) -> tuple[object, ...]:
+        """Streams for which this is equal need equal responses."""
+        known = watch.known
+        return (
+            type(self), watch.rules.type_url, known, tuple([group.generation for group in known.groups]), watch.subscription,
+            watch.forced, watch.owed, keep_removed, frozenset(watch.rejected.items()) if watch.rejected else NONE,
+        )  # fmt: skip
+
+    def _in_use(self, now: float) -> bool:
+        """Whether routes are still to be sent or taken that may let go of clusters (O2)."""
+        return any(watch.rules.routes and (watch.dirty or watch.waiting(now)) for watch in self._ordered)
+
+    def _wake_at(self, watch: Watch) -> None:
+        at = watch.sent_at + PATIENCE
+        if self.wake_at is None or at < self.wake_at:
+            self.wake_at = at
+
+
+def _names(response: Response) -> Iterable[str]:
+    yield from (resource.name for resource in response.resources)
+    yield from response.removed
+
+
+def _try(groups: Iterable[Group], resource: Resource) -> bool:
+    """Whether this stream is to try `resource` by itself: not if it changed meanwhile, or another stream tries it."""
+    for group in groups:
+        if group.resources.get(resource.name) == resource:
+            if resource.name in group.withheld:
+                return False
+            group.reject(resource)
+            return True
+    return False
+
+
+def _conclude(watch: Watch, names: Names) -> Trial | None:
+    """Take the trial of `names` off the list: the client has answered it."""
+    for index, trial in enumerate(watch.trials):
+        if trial.keys() == names:
+            return watch.trials.pop(index)
+    return None
+
+
+def _halves(names: Trial) -> list[Trial]:
+    items = list(names.items())
+    middle = (len(items) + 1) // 2
+    return [dict(half) for half in (items[:middle], items[middle:]) if half]
+
+
+def _still(groups: tuple[Group, ...], rejected: dict[str, Rejected]) -> dict[str, Rejected]:
+    """Those of `rejected` that have not changed since."""
+    still = {}
+    for name, refused in rejected.items():
+        resource = newest(groups, name)
+        if refused.version == (ABSENT if resource is None else resource.version):
+            still[name] = refused
+    return still
