@@ -134,7 +134,8 @@ class _Target(msgspec.Struct, frozen=True):
     hashes: "list[HashPolicy]"
 
     def weighted(self, may_set_host: bool) -> "ClusterWeight":
-        fields: ClusterWeight = {"name": self.cluster, "weight": {"value": self.weight}, **self.headers.fields()}
+        fields: ClusterWeight = {"name": self.cluster, "weight": {"value": self.weight}}
+        fields.update(self.headers.fields())  # type: ignore[typeddict-item] # the keys are some of a cluster's
         if may_set_host and self.headers.authority:
             fields["host_rewrite_literal"] = self.headers.authority
         return fields

@@ -78,7 +78,7 @@ def _varint(value: int) -> bytes:
     return bytes(encoded)
 
 
-def inbound_route_configuration(inbound: Inbound, client: Client) -> "RouteConfiguration":
+def inbound_route_configuration(inbound: Inbound, client: Client) -> "RouteConfiguration":  # noqa: ARG001
     """The route table of one port on which a workload is called: all requests go to the application, for as long as it likes."""
     cluster = names.inbound(inbound.port)
     hostname = inbound.service.hostname if inbound.service is not None else ""
