@@ -5,7 +5,7 @@
 //	{"do": "connect"}                        connect all; answers when each holds everything
 //	{"do": "await", "type": "…", "name": "…", "text": "…", "removal": false}
 //	                                         from now on, note when each proxy gets this resource; answers at once
-//	{"do": "result", "seconds": 30}          answers when all have it, or after that many seconds
+//	{"do": "result", "seconds": 30}          answers when all, or "count" of them, have it, or after that many seconds
 //	{"do": "drop"}                           close all connections; they come back, with what they hold
 //	{"do": "counts"}                         what has come since the last "await", "drop" or "connect"
 //
@@ -52,6 +52,7 @@ type command struct {
 	Text    string  `json:"text"`
 	Removal bool    `json:"removal"`
 	Seconds float64 `json:"seconds"`
+	Count   int     `json:"count"` // how many proxies are to see it; 0: all
 }
 
 type answer struct {
@@ -86,9 +87,12 @@ func (s *swarm) collect(moment func(*proxy) int64) answer {
 }
 
 // wait polls until every proxy has its moment, or the time is up.
-func (s *swarm) wait(seconds float64, moment func(*proxy) int64) answer {
+func (s *swarm) wait(seconds float64, count int, moment func(*proxy) int64) answer {
 	if seconds == 0 {
 		seconds = 120
+	}
+	if count == 0 {
+		count = len(s.proxies)
 	}
 	until := time.Now().Add(time.Duration(seconds * float64(time.Second)))
 	for {
@@ -100,7 +104,7 @@ func (s *swarm) wait(seconds float64, moment func(*proxy) int64) answer {
 			}
 			p.lock.Unlock()
 		}
-		if done == len(s.proxies) || time.Now().After(until) {
+		if done >= count || time.Now().After(until) {
 			return s.collect(moment)
 		}
 		time.Sleep(5 * time.Millisecond)
@@ -143,20 +147,20 @@ func main() {
 			for _, p := range s.proxies {
 				go p.run(ctx)
 			}
-			a = s.wait(c.Seconds, completed)
+			a = s.wait(c.Seconds, c.Count, completed)
 		case "await":
 			s.awaited.Store(&awaited{c.Type, c.Name, c.Text, c.Removal})
 			s.reset()
 			a = answer{Now: monotonic(), Proxies: count}
 		case "result":
-			a = s.wait(c.Seconds, seen)
+			a = s.wait(c.Seconds, c.Count, seen)
 		case "drop":
 			s.reset()
 			started := monotonic()
 			for _, p := range s.proxies {
 				p.drop()
 			}
-			a = s.wait(c.Seconds, func(p *proxy) int64 {
+			a = s.wait(c.Seconds, c.Count, func(p *proxy) int64 {
 				if p.completed > started {
 					return p.completed
 				}

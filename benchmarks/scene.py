@@ -1,0 +1,150 @@
+"""The scene: a mesh of many services, as Kubernetes objects, and the changes that are played on it.
+
+The same objects for every control plane: `services` over `namespaces`, each with `endpoints` addresses in one EndpointSlice; of the
+first `rules` services each has a VirtualService and a DestinationRule with two subsets. With `scoped`, every namespace has a Sidecar
+that sees just its own services.
+"""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+Manifest = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Scene:
+    """How big it is."""
+
+    services: int = 1000
+    endpoints: int = 10
+    namespaces: int = 50
+    rules: int = 100
+    scoped: bool = False
+
+    def namespace(self, index: int) -> str:
+        return f"ns{index % self.namespaces}"
+
+    def host(self, index: int) -> str:
+        return f"svc{index}.{self.namespace(index)}.svc.cluster.local"
+
+    def objects(self) -> Iterator[tuple[str, Manifest]]:
+        """Every object with the API path that it is created at, in an order in which it can be."""
+        for n in range(self.namespaces):
+            yield "/api/v1/namespaces", {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": f"ns{n}"}}
+        for i in range(self.services):
+            yield from self.service(i)
+        for i in range(self.rules):
+            yield path("virtualservices", self.namespace(i)), self.virtual_service(i)
+            yield path("destinationrules", self.namespace(i)), self.destination_rule(i)
+        if self.scoped:
+            for n in range(self.namespaces):
+                yield path("sidecars", f"ns{n}"), self.sidecar(f"ns{n}")
+
+    def service(self, index: int) -> Iterator[tuple[str, Manifest]]:
+        """A Service and its EndpointSlice."""
+        namespace, name = self.namespace(index), f"svc{index}"
+        yield f"/api/v1/namespaces/{namespace}/services", {
+            "apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": namespace},
+            "spec": {"ports": [{"name": "http", "port": 80, "targetPort": 8080}]},
+        }  # fmt: skip
+        yield f"/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices", self.endpoint_slice(index)
+
+    def endpoint_slice(self, index: int, last: str = "") -> Manifest:
+        """The slice of one service; `last` replaces its last address."""
+        addresses = [f"10.{index // 250}.{index % 250}.{j + 1}" for j in range(self.endpoints)]
+        if last:
+            addresses[-1] = last
+        return {
+            "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+            "metadata": {
+                "name": f"svc{index}-1", "namespace": self.namespace(index), "labels": {"kubernetes.io/service-name": f"svc{index}"},
+            },
+            "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}],
+            "endpoints": [{"addresses": [a], "conditions": {"ready": True}} for a in addresses],
+        }  # fmt: skip
+
+    def virtual_service(self, index: int, mark: str = "rev-0") -> Manifest:
+        """Routes of one service; `mark` is a header value that tells one edit from another."""
+        host = self.host(index)
+        return {
+            "apiVersion": "networking.istio.io/v1", "kind": "VirtualService",
+            "metadata": {"name": f"svc{index}", "namespace": self.namespace(index)},
+            "spec": {"hosts": [host], "http": [
+                {"match": [{"uri": {"prefix": "/v2"}}], "route": [{"destination": {"host": host}}], "headers": {"request": {"set": {"x-rev": mark}}}},
+                {"route": [{"destination": {"host": host}}]},
+            ]},
+        }  # fmt: skip
+
+    def destination_rule(self, index: int, extra: str = "") -> Manifest:
+        """Subsets of one service, and one called `extra`."""
+        names = ["v1", "v2", *([extra] if extra else [])]
+        return {
+            "apiVersion": "networking.istio.io/v1", "kind": "DestinationRule",
+            "metadata": {"name": f"svc{index}", "namespace": self.namespace(index)},
+            "spec": {"host": self.host(index), "subsets": [{"name": n, "labels": {"version": n}} for n in names]},
+        }  # fmt: skip
+
+    def sidecar(self, namespace: str) -> Manifest:
+        return {
+            "apiVersion": "networking.istio.io/v1", "kind": "Sidecar", "metadata": {"name": "default", "namespace": namespace},
+            "spec": {"egress": [{"hosts": ["./*"]}]},
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Change:
+    """One write, and the resource by which a proxy shows that it has it."""
+
+    method: str
+    path: str
+    body: Manifest
+    type: str
+    name: str = ""
+    text: str = ""
+
+
+def path(plural: str, namespace: str, name: str = "") -> str:
+    """The API path of Istio objects in a namespace, or of one of them."""
+    return f"/apis/networking.istio.io/v1/namespaces/{namespace}/{plural}" + (f"/{name}" if name else "")
+
+
+def changes(scene: Scene, kind: str, turn: int) -> list[Change]:
+    """The writes of one turn of a change; the last one is what proxies are awaited to show."""
+    i = turn % min(scene.rules or scene.services, scene.services)
+    namespace = scene.namespace(i)
+    match kind:
+        case "endpoint":
+            address = f"10.250.{turn // 250}.{turn % 250 + 1}"
+            where = f"/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices/svc{i}-1"
+            body = {"endpoints": scene.endpoint_slice(i, address)["endpoints"]}
+            return [Change("PATCH", where, body, "ClusterLoadAssignment", f"outbound|80||{scene.host(i)}", address)]
+        case "route":
+            mark = f"rev-{turn + 1}-"
+            body = {"spec": scene.virtual_service(i, mark)["spec"]}
+            return [Change("PATCH", path("virtualservices", namespace, f"svc{i}"), body, "RouteConfiguration", "80", mark)]
+        case "rule":
+            subset = f"rev{turn + 1}"
+            body = {"spec": scene.destination_rule(i, subset)["spec"]}
+            where = path("destinationrules", namespace, f"svc{i}")
+            return [Change("PATCH", where, body, "Cluster", f"outbound|80|{subset}|{scene.host(i)}")]
+        case "service":
+            new = scene.services + turn
+            writes = list(scene.service(new))
+            name = f"outbound|80||{scene.host(new)}"
+            return [Change("POST", where, body, "Cluster", name) for where, body in reversed(writes)]
+    raise ValueError(f"no such change: {kind}")
+
+
+KINDS = ("endpoint", "route", "rule", "service")
+
+
+def write_files(scene: Scene, folder: Any) -> None:
+    """The scene as JSON files, one a namespace and one for the rules, for control planes that read a directory."""
+    folder.mkdir(parents=True, exist_ok=True)
+    by_file: dict[str, list[Manifest]] = {}
+    for _, manifest in scene.objects():
+        by_file.setdefault(manifest["metadata"].get("namespace", "namespaces"), []).append(manifest)
+    for name, manifests in by_file.items():
+        (folder / f"{name}.yaml").write_text("\n---\n".join(json.dumps(m) for m in manifests) + "\n")
