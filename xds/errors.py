@@ -53,7 +53,9 @@ class ProtocolError(XdsError):
 
 
 class KubeError(XdsError):
-    """The API server refused; `status` is the HTTP code."""
+    """The API server refused; `status` is the HTTP code. It may ask not to be asked again for `retry_after` seconds."""
+
+    retry_after = 0.0
 
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(f"{status}: {reason}")

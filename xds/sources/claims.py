@@ -1,0 +1,83 @@
+"""Which document speaks for an object, where several files may: pure bookkeeping, with the time passed in."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import msgspec
+
+from xds.errors import Problem
+from xds.objects.meta import Ref
+from xds.sources.changes import Change
+
+
+class Document(msgspec.Struct, frozen=True):
+    """What one document of a file says of its object, and where it stands: `file:line`."""
+
+    change: Change
+    where: str
+
+
+def file_ref(path: str) -> Ref:
+    """What a file goes by when something in it cannot be read."""
+    return Ref("File", "", path)
+
+
+class Claims:
+    """The documents of all files, by object. The first document of the first file, sorted by path, has the object.
+
+    What no file claims any more is deleted only after `patience` seconds.
+    """
+
+    def __init__(self, patience: float) -> None:
+        self.patience = patience
+        self._files: dict[str, dict[Ref, list[Document]]] = {}
+        self._claimants: dict[Ref, set[str]] = {}
+        self._changed: dict[Ref, None] = {}  # whose change is to be told again
+        self._vanished: dict[Ref, float] = {}  # what nothing claims any more, and since when
+
+    @property
+    def due(self) -> float | None:
+        """When the next deletion is to be taken, None while nothing has vanished."""
+        return min(self._vanished.values()) + self.patience if self._vanished else None
+
+    def replace(self, path: str, documents: Sequence[Document], unreadable: Sequence[Problem] = ()) -> None:
+        """A file now has these documents. Where some are `unreadable`, those that it had and are not found stay."""
+        before = self._files.get(path, {})
+        now: dict[Ref, list[Document]] = {}
+        for document in documents:
+            now.setdefault(document.change.ref, []).append(document)
+        if unreadable:
+            own = file_ref(path)
+            now = {ref: kept for ref, kept in before.items() if ref != own} | now
+            now[own] = [Document(Change(own, problems=tuple(unreadable)), path)]
+        for ref in before.keys() - now.keys():
+            self._claimants[ref].discard(path)
+        for ref in now.keys() - before.keys():
+            self._claimants.setdefault(ref, set()).add(path)
+        self._changed.update((ref, None) for ref in [*before, *now] if before.get(ref) != now.get(ref))
+        if now:
+            self._files[path] = now
+        else:
+            self._files.pop(path, None)
+
+    def settle(self, now: float) -> Iterator[Change]:
+        """What has changed since the last time, and what vanished long enough ago."""
+        for ref in self._changed:
+            if self._claimants[ref]:
+                self._vanished.pop(ref, None)
+                yield self._change(ref)
+            else:
+                self._vanished[ref] = now
+        self._changed = {}
+        for ref, since in list(self._vanished.items()):
+            if now >= since + self.patience:
+                del self._vanished[ref], self._claimants[ref]
+                yield Change(ref)
+
+    def _change(self, ref: Ref) -> Change:
+        winner, *rivals = (document for path in sorted(self._claimants[ref]) for document in self._files[path][ref])
+        if not rivals:
+            return winner.change
+        warnings = [
+            Problem("$.metadata.name", f"is in {rival.where} as well; this one is used", winner.where, warning=True) for rival in rivals
+        ]
+        return Change(ref, winner.change.object, (*winner.change.problems, *warnings))

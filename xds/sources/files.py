@@ -1,0 +1,177 @@
+"""Objects from YAML and JSON files: whole directories and single files, followed as they change.
+
+Where two files have the same object, the first in sorted order counts, and a warning names both. What is gone from all files is
+deleted only when it has stayed away for a moment: editors empty a file before they fill it, or move it away before they write the
+new one, and an object can move to another file. A document that cannot be read takes nothing away: what its file said last stays
+in force, and the rest of the file is used.
+"""
+
+import asyncio
+import contextlib
+import os
+import stat
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import msgspec
+import structlog
+from watchfiles import awatch
+
+from xds.errors import ConfigError, Problem
+from xds.sources.changes import Differences, Sink
+from xds.sources.claims import Claims, Document
+from xds.sources.pace import Pace
+
+log = structlog.get_logger()
+
+SUFFIXES = (".yaml", ".yml", ".json")
+STEP_MS = 10  # a save is taken so long after the last write
+GROUP_MS = 100  # but no later than this after the first, where writes go on and on
+RESCAN_SECONDS = 5.0  # all files are looked at so often, in case no event told of a change
+VANISH_SECONDS = 0.04  # what is gone from all files for so long is deleted
+
+Signature = tuple[int, int, int, int]  # of a file's content: device, inode, size, last change in ns
+
+
+class _File(msgspec.Struct):
+    """A file as last read."""
+
+    signature: Signature
+    content: bytes
+
+
+class Files:
+    """A `Source`: the files `paths`, and the YAML and JSON files below the directories `paths`. What is hidden (`.git`) is left out.
+
+    Problems name files as `paths` do: relative where those are.
+    """
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self._roots = sorted({str(path) for path in paths})
+        self._files: dict[str, _File] = {}
+        self._claims = Claims(VANISH_SECONDS)
+        self._named: set[str] = set()  # what events have named since the last look: absolute paths
+        self._wake = asyncio.Event()
+
+    async def run(self, sink: Sink) -> None:
+        """Deliver changes until cancelled. ConfigError where one of the paths does not exist."""
+        for root in self._roots:
+            if not Path(root).exists():
+                raise ConfigError(root, "no such file or directory")
+        objects = Differences(sink)
+        directories = [root for root in self._roots if Path(root).is_dir()]
+        parents = sorted({str(Path(root).parent) for root in self._roots if not Path(root).is_dir()})
+        async with asyncio.TaskGroup() as tasks:
+            for paths, recursive in ((directories, True), (parents, False)):
+                if paths:
+                    tasks.create_task(self._watch(paths, recursive))
+            await asyncio.sleep(0)  # the watches begin before the first look, so that no change falls between
+            await self._look(objects)
+            sink.synced()
+            while True:
+                await self._next_event()
+                await self._look(objects)
+
+    async def _watch(self, paths: Sequence[str], recursive: bool) -> None:
+        """Note what events name. Begins anew where a directory was replaced by another of its name."""
+        while True:
+            identities = [_identity(path) for path in paths]
+            if None in identities:
+                await asyncio.sleep(RESCAN_SECONDS / 5)
+                continue
+            stop = asyncio.Event()
+            events = awatch(
+                *paths,
+                watch_filter=None,
+                debounce=GROUP_MS,
+                step=STEP_MS,
+                rust_timeout=int(RESCAN_SECONDS * 1000),
+                yield_on_timeout=True,
+                stop_event=stop,
+                recursive=recursive,
+            )
+            async for changes in events:
+                self._named.update(str(Path(path).absolute()) for _, path in changes)
+                self._wake.set()
+                if [_identity(path) for path in paths] != identities:
+                    stop.set()
+
+    async def _next_event(self) -> None:
+        """Return when files may have changed, or when a deletion is due."""
+        pause = RESCAN_SECONDS if self._claims.due is None else max(0.0, self._claims.due - time.monotonic())
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(pause):
+                await self._wake.wait()
+        self._wake.clear()
+
+    async def _look(self, objects: Differences) -> None:
+        """Read the files that have changed, and pass on what this changes, as one step."""
+        named, self._named = self._named, set()
+        present, hidden = await asyncio.to_thread(_present, self._roots)
+        pace = Pace()
+        for path in sorted(present.keys() | self._files.keys()):
+            signature = present.get(path)
+            if signature is not None:
+                file = self._files.get(path)
+                if file is None or file.signature != signature or str(Path(path).absolute()) in named:
+                    await self._read(path, signature)
+            elif not any(Path(path).is_relative_to(place) for place in hidden):
+                self._files.pop(path)
+                self._claims.replace(path, ())
+            if pace.is_due:
+                await pace.breathe()
+        objects.apply(self._claims.settle(time.monotonic()))
+
+    async def _read(self, path: str, signature: Signature) -> None:
+        """Take a file as it is now."""
+        try:
+            content = Path(path).read_bytes()
+        except FileNotFoundError:
+            return  # it went between the look and the read: the next look will tell
+        except OSError as e:
+            log.warning("file.unreadable", path=path, error=e.strerror)
+            self._claims.replace(path, (), [Problem("$", f"cannot be read: {e.strerror}", path)])
+            self._files.pop(path, None)
+            return
+        file = self._files.get(path)
+        if file is None or file.content != content:
+            documents, problems = await read(content, path)
+            self._claims.replace(path, documents, problems)
+        self._files[path] = _File(signature, content)
+
+
+def _present(roots: Iterable[str]) -> tuple[dict[str, Signature], list[str]]:
+    """The files to read, and the places that can't be looked into: what was known below them is neither there nor gone."""
+    present: dict[str, Signature] = {}
+    hidden: list[str] = []
+    entered: set[tuple[int, int]] = set()  # a symlink may lead back
+    todo = list(roots)
+    while todo:
+        path = todo.pop()
+        try:
+            status = os.stat(path)
+            if not stat.S_ISDIR(status.st_mode):
+                present[path] = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+            elif (status.st_dev, status.st_ino) not in entered:
+                entered.add((status.st_dev, status.st_ino))
+                with os.scandir(path) as entries:
+                    todo += [entry.path for entry in entries if _is_wanted(entry)]
+        except FileNotFoundError:
+            if path in roots:
+                hidden.append(path)
+        except OSError:
+            hidden.append(path)
+    return present, hidden
+
+
+def _is_wanted(entry: os.DirEntry[str]) -> bool:
+    return not entry.name.startswith(".") and (entry.name.endswith(SUFFIXES) or entry.is_dir())
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
