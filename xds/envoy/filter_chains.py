@@ -20,7 +20,7 @@ from xds.envoy.http_routes import config_metadata
 from xds.envoy.outbound_plan import Bind, Target
 from xds.mesh.model import Client, Routing, Service
 from xds.mesh.view import View
-from xds.objects.virtual_service import L4MatchAttributes, RouteDestination, TLSMatchAttributes
+from xds.objects import L4MatchAttributes, RouteDestination, TLSMatchAttributes
 
 if TYPE_CHECKING:
     from xds.pb import envoy_config_listener_v3_Filter_Init as NetworkFilter

@@ -146,7 +146,7 @@ def _chains(client: Client, inbound: Inbound, config: MeshConfig, name: str, por
 def _passthrough_chains(client: Client, config: MeshConfig) -> Iterator[Draft]:
     """The chains for ports that no service or Sidecar declares. What they carry is found out as far as it shows.
 
-    A cluster's connections have one source address, so that a dual-stack workload needs one cluster for each family.
+    A cluster's connections have one source address, so that a dual-stack workload has a cluster for each family.
     """
     chain = Chain(inbound=True, config=config, client=client, protocol=Protocol.AUTO)
     ways: list[tuple[str, tuple[str, ...]]] = [(names.INBOUND_PASSTHROUGH, ())]

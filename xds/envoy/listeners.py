@@ -21,8 +21,7 @@ from xds.envoy.filters.network import network_filters, tcp_proxy
 from xds.envoy.outbound_plan import HTTP_PROXY, Bind, Conflict, Plan, RouteNeed, Target, plan
 from xds.mesh.model import Client, Mode, Protocol
 from xds.mesh.view import View
-from xds.objects import MeshConfig
-from xds.objects.sidecar import OutboundTrafficPolicy
+from xds.objects import MeshConfig, OutboundTrafficPolicy
 
 if TYPE_CHECKING:
     from xds.pb import envoy_config_listener_v3_Filter_Init as NetworkFilter
