@@ -33,8 +33,8 @@ class Watch:
     """One type on one stream."""
 
     __slots__ = (
-        "acked_version", "dirty", "error", "forced", "known", "named", "owed", "rejected", "rules", "sent_at", "sent_version", "sequence",
-        "subscription", "trials", "unacked", "wake",
+        "acked_version", "dirty", "error", "forced", "known", "named", "owed", "rejected", "rules", "sent_at", "sent_version",
+        "sequence", "subscription", "trials", "unacked", "wake",
     )  # fmt: skip
 
     def __init__(self, rules: TypeRules, subscription: Subscription, known: Known, wake: Callable[[], None]) -> None:
@@ -120,6 +120,10 @@ class Session:
                 watch.attach()
                 watch.dirty = True
                 self.wake()
+
+    def pending(self) -> bool:
+        """Whether something may be due."""
+        return any(watch.dirty for watch in self._ordered)
 
     def due(self, now: float) -> Response | None:
         """The next response to send, the newest state of it. It is due until `sent`."""

@@ -1,0 +1,71 @@
+"""What `xds proxies` and `/debug/syncz` show of each stream."""
+
+import re
+from datetime import datetime
+
+import msgspec
+
+from xds.discovery.protocol import Session, Watch
+
+LONGEST_ERROR = 1000
+
+_PEM = re.compile(r"-----BEGIN.*?(?:-----END[^-]*-----|\Z)", re.DOTALL)
+_QUOTED = re.compile(r'"(?:[^"\\]|\\.)*(?:"|\Z)', re.DOTALL)
+_INLINE = re.compile(
+    r'''((?:inline_string|inline_bytes|private_key|password|secret|token)\w*:\s*)"(?:[^"\\]|\\.)*(?:"|\Z)''', re.DOTALL
+)
+
+
+class TypeStatus(msgspec.Struct, frozen=True):
+    """How far one type is on one stream."""
+
+    status: str  # SYNCED, STALE (sent, not yet acknowledged), NACK or NOT SENT
+    sent: str  # version of the whole type, "" where nothing was sent
+    acked: str
+    resources: int | None  # subscribed to by name; None: all
+    error: str  # the proxy's text, without secrets
+    withheld: tuple[str, ...]  # names that are not sent again until they change
+
+
+class ProxyStatus(msgspec.Struct, frozen=True):
+    """One stream. A proxy whose types are not aggregated has several."""
+
+    node: str
+    assignment: str  # the class of the proxy
+    peer: str
+    identity: str  # verified, or empty
+    connected: datetime
+    variant: str  # delta or sotw
+    types: dict[str, TypeStatus]  # by short name: cds, eds, …
+
+
+def type_statuses(session: Session) -> dict[str, TypeStatus]:
+    """The status of every type that `session` serves."""
+    watches = sorted(session.watches.values(), key=lambda watch: watch.rules.order)
+    return {watch.rules.short: _status(watch) for watch in watches}
+
+
+def _status(watch: Watch) -> TypeStatus:
+    if watch.rejected or watch.trials:
+        status = "NACK"
+    elif watch.unacked:
+        status = "STALE"
+    elif watch.sequence:
+        status = "SYNCED"
+    else:
+        status = "NOT SENT"
+    return TypeStatus(
+        status=status,
+        sent=watch.sent_version,
+        acked=watch.acked_version,
+        resources=None if watch.subscription.wildcard else len(watch.subscription.names),
+        error=readable(watch.rules.short, watch.error),
+        withheld=tuple(sorted(watch.rejected)),
+    )
+
+
+def readable(kind: str, text: str) -> str:
+    """A proxy's text without what may be secret: keys, inline data, and for secrets everything quoted."""
+    text = _PEM.sub("[PEM]", text)
+    text = _QUOTED.sub('"…"', text) if kind == "sds" else _INLINE.sub(r'\1"…"', text)
+    return text if len(text) <= LONGEST_ERROR else text[:LONGEST_ERROR] + " …"
