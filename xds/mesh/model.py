@@ -1,4 +1,4 @@
-"""The neutral model: services, endpoints, workloads and what decides a proxy's view of them. No Envoy in it, and no Kubernetes."""
+"""The neutral model: services, endpoints, workloads and what decides a proxy's view of them. No Envoy and no Kubernetes in it."""
 
 import enum
 from datetime import datetime
@@ -70,7 +70,7 @@ class Locality(msgspec.Struct, frozen=True, order=True):
 
 
 class Port(msgspec.Struct, frozen=True):
-    """A port of a service. `target_port` is what the workload listens on: a number, a container port's name, or 0 for the same."""
+    """A port of a service. `target_port` is what the workload listens on: a number, a container port's name, 0 for the same."""
 
     number: int
     name: str = ""
@@ -202,7 +202,7 @@ class DestinationPolicy(msgspec.Struct, frozen=True):
 
 
 class Routing(msgspec.Struct, frozen=True):
-    """A VirtualService ready to use: hosts and destinations fully qualified, delegates merged in. `refs` are it and its delegates."""
+    """A VirtualService ready to use: hosts and destinations in full, delegates merged in. `refs` are it and its delegates."""
 
     rule: VirtualService
     refs: tuple[Ref, ...] = ()
@@ -236,5 +236,3 @@ class Inbound(msgspec.Struct, frozen=True):
     name: str = ""  # the port's name
     bind: str = ""
     forward_to: str = ""
-
-
