@@ -4,7 +4,7 @@ from typing import Literal
 
 import msgspec
 
-from xds.objects.meta import Duration, KubernetesObject, Message
+from xds.objects.meta import Duration, Int32, KubernetesObject, Message, UInt32, UInt64
 from xds.objects.virtual_service import PortSelector
 
 
@@ -15,11 +15,11 @@ class MatchLabelsSelector(Message, frozen=True):
 
 
 class RingHash(Message, frozen=True):
-    minimum_ring_size: int | None = None  # None: 1024
+    minimum_ring_size: UInt64 | None = None  # None: 1024
 
 
 class MagLev(Message, frozen=True):
-    table_size: int | None = None  # None: 65537
+    table_size: UInt64 | None = None  # None: 65537
 
 
 class HTTPCookieAttribute(Message, frozen=True):
@@ -43,12 +43,12 @@ class ConsistentHashLB(Message, frozen=True):
     http_query_parameter_name: str | None = None
     ring_hash: RingHash | None = None
     maglev: MagLev | None = None
-    minimum_ring_size: int | None = None  # deprecated for ring_hash
+    minimum_ring_size: UInt64 | None = None  # deprecated for ring_hash
 
 
 class Distribute(Message, frozen=True):
     from_: str | None = msgspec.field(default=None, name="from")
-    to: dict[str, int] = {}  # locality -> percentage
+    to: dict[str, UInt32] = {}  # locality -> percentage
 
 
 class Failover(Message, frozen=True):
@@ -67,7 +67,7 @@ class ZoneAwareLoadBalancerSetting(Message, frozen=True):
     enabled: bool | None = None
     failover: tuple[Failover, ...] = ()
     failover_priority: tuple[str, ...] = ()
-    min_cluster_size: int | None = None
+    min_cluster_size: UInt32 | None = None
 
 
 class WarmupConfiguration(Message, frozen=True):
@@ -86,13 +86,13 @@ class LoadBalancerSettings(Message, frozen=True):
 
 
 class TcpKeepalive(Message, frozen=True):
-    probes: int | None = None
+    probes: UInt32 | None = None
     time: Duration | None = None
     interval: Duration | None = None
 
 
 class TCPSettings(Message, frozen=True):
-    max_connections: int | None = None
+    max_connections: Int32 | None = None
     connect_timeout: Duration | None = None
     tcp_keepalive: TcpKeepalive | None = None
     max_connection_duration: Duration | None = None
@@ -105,14 +105,14 @@ class ConnectionKeepalive(Message, frozen=True):
 
 
 class HTTPSettings(Message, frozen=True):
-    http1_max_pending_requests: int | None = None
-    http2_max_requests: int | None = None
-    max_requests_per_connection: int | None = None
-    max_retries: int | None = None
+    http1_max_pending_requests: Int32 | None = None
+    http2_max_requests: Int32 | None = None
+    max_requests_per_connection: Int32 | None = None
+    max_retries: Int32 | None = None
     idle_timeout: Duration | None = None
     h2_upgrade_policy: Literal["DEFAULT", "DO_NOT_UPGRADE", "UPGRADE"] = "DEFAULT"
     use_client_protocol: bool = False
-    max_concurrent_streams: int | None = None
+    max_concurrent_streams: Int32 | None = None
     http2_keep_alive: ConnectionKeepalive | None = None
 
 
@@ -122,16 +122,16 @@ class ConnectionPoolSettings(Message, frozen=True):
 
 
 class OutlierDetection(Message, frozen=True):
-    consecutive_errors: int | None = None  # deprecated for the consecutive_* below
+    consecutive_errors: Int32 | None = None  # deprecated for the consecutive_* below
     split_external_local_origin_errors: bool = False
-    consecutive_local_origin_failures: int | None = None
-    consecutive_gateway_errors: int | None = None
-    consecutive_5xx_errors: int | None = None
+    consecutive_local_origin_failures: UInt32 | None = None
+    consecutive_gateway_errors: UInt32 | None = None
+    consecutive_5xx_errors: UInt32 | None = None
     interval: Duration | None = None
     base_ejection_time: Duration | None = None
-    max_ejection_percent: int | None = None
-    min_health_percent: int | None = None
-    outlier_detection_http_error_codes: tuple[int, ...] = ()
+    max_ejection_percent: Int32 | None = None
+    min_health_percent: Int32 | None = None
+    outlier_detection_http_error_codes: tuple[UInt32, ...] = ()
 
 
 class ClientTLSSettings(Message, frozen=True):
@@ -148,7 +148,7 @@ class ClientTLSSettings(Message, frozen=True):
 
 class TunnelSettings(Message, frozen=True):
     target_host: str
-    target_port: int
+    target_port: UInt32
     protocol: str | None = None  # CONNECT or POST; None: CONNECT
 
 
@@ -158,7 +158,7 @@ class ProxyProtocol(Message, frozen=True):
 
 class RetryBudget(Message, frozen=True):
     percent: float | None = None  # None: 20
-    min_retry_concurrency: int | None = None
+    min_retry_concurrency: UInt32 | None = None
     budget_interval: Duration | None = None
 
 

@@ -7,13 +7,13 @@ from typing import Any, Literal
 
 import msgspec
 
-from xds.objects.meta import Duration, Message
+from xds.objects.meta import Duration, Int32, Message, UInt32
 
 
 class RequestBody(Message, frozen=True):
     """Istio's message `EnvoyExternalAuthorizationRequestBody`."""
 
-    max_request_bytes: int | None = None
+    max_request_bytes: UInt32 | None = None
     allow_partial_message: bool = False
     pack_as_bytes: bool = False
 
@@ -22,7 +22,7 @@ class ExtAuthzHttp(Message, frozen=True):
     """Istio's message `EnvoyExternalAuthorizationHttpProvider`."""
 
     service: str
-    port: int
+    port: UInt32
     timeout: Duration | None = None
     path_prefix: str | None = None
     fail_open: bool = False
@@ -41,7 +41,7 @@ class ExtAuthzGrpc(Message, frozen=True):
     """Istio's message `EnvoyExternalAuthorizationGrpcProvider`."""
 
     service: str
-    port: int
+    port: UInt32
     timeout: Duration | None = None
     fail_open: bool = False
     clear_route_cache: bool = False
@@ -59,8 +59,8 @@ class HttpHeader(Message, frozen=True):
 
 class ZipkinProvider(Message, frozen=True):
     service: str
-    port: int
-    max_tag_length: int | None = None
+    port: UInt32
+    max_tag_length: UInt32 | None = None
     enable_64bit_trace_id: bool = msgspec.field(default=False, name="enable64bitTraceId")
     path: str | None = None
     trace_context_option: Literal["USE_B3", "USE_B3_WITH_W3C_PROPAGATION"] = "USE_B3"
@@ -70,20 +70,20 @@ class ZipkinProvider(Message, frozen=True):
 
 class LightstepProvider(Message, frozen=True):
     service: str
-    port: int
+    port: UInt32
     access_token: str | None = None
-    max_tag_length: int | None = None
+    max_tag_length: UInt32 | None = None
 
 
 class DatadogProvider(Message, frozen=True):
     service: str
-    port: int
-    max_tag_length: int | None = None
+    port: UInt32
+    max_tag_length: UInt32 | None = None
 
 
 class SkyWalkingProvider(Message, frozen=True):
     service: str
-    port: int
+    port: UInt32
     access_token: str | None = None
 
 
@@ -96,15 +96,15 @@ class StackdriverProvider(Message, frozen=True):
     max_number_of_attributes: int | None = None
     max_number_of_annotations: int | None = None
     max_number_of_message_events: int | None = None
-    max_tag_length: int | None = None
+    max_tag_length: UInt32 | None = None
     logging: StackdriverLogging | None = None
 
 
 class OpenCensusProvider(Message, frozen=True):
     service: str
-    port: int
+    port: UInt32
     context: tuple[str, ...] = ()
-    max_tag_length: int | None = None
+    max_tag_length: UInt32 | None = None
 
 
 class PrometheusProvider(Message, frozen=True):
@@ -126,7 +126,7 @@ class FileAccessLog(Message, frozen=True):
 
 class HttpGrpcAccessLog(Message, frozen=True):
     service: str
-    port: int
+    port: UInt32
     log_name: str | None = None
     filter_state_objects_to_log: tuple[str, ...] = ()
     additional_request_headers_to_log: tuple[str, ...] = ()
@@ -136,14 +136,14 @@ class HttpGrpcAccessLog(Message, frozen=True):
 
 class TcpGrpcAccessLog(Message, frozen=True):
     service: str
-    port: int
+    port: UInt32
     log_name: str | None = None
     filter_state_objects_to_log: tuple[str, ...] = ()
 
 
 class OpenTelemetryAccessLog(Message, frozen=True):
     service: str
-    port: int
+    port: UInt32
     log_name: str | None = None
     log_format: LogFormat | None = None
 
@@ -170,21 +170,21 @@ class ResourceDetectors(Message, frozen=True):
 
 class DynatraceApi(Message, frozen=True):
     service: str
-    port: int
+    port: UInt32
     http: HttpService
 
 
 class DynatraceSampler(Message, frozen=True):
     tenant: str
-    cluster_id: int
-    root_spans_per_minute: int | None = None
+    cluster_id: Int32
+    root_spans_per_minute: UInt32 | None = None
     http_service: DynatraceApi | None = None
 
 
 class OpenTelemetryProvider(Message, frozen=True):
     service: str
-    port: int
-    max_tag_length: int | None = None
+    port: UInt32
+    max_tag_length: UInt32 | None = None
     http: HttpService | None = None
     grpc: GrpcService | None = None
     resource_detectors: ResourceDetectors | None = None
@@ -195,7 +195,7 @@ class OpenTelemetryProvider(Message, frozen=True):
 class SDSProvider(Message, frozen=True):
     name: str
     service: str
-    port: int
+    port: UInt32
 
 
 class ExtensionProvider(Message, frozen=True):

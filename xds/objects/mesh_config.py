@@ -17,7 +17,7 @@ from xds.objects.destination_rule import (
     ZoneAwareLoadBalancerSetting,
 )
 from xds.objects.extension_providers import BUILTIN, ExtensionProvider
-from xds.objects.meta import Duration, Message
+from xds.objects.meta import Duration, Int32, Message
 from xds.objects.proxy_config import ProxyConfig
 from xds.objects.virtual_service import HTTPRetry
 
@@ -144,9 +144,9 @@ class ServiceEntryVisibility(Message, frozen=True):
 
 
 class MeshConfig(Message, frozen=True):
-    proxy_listen_port: int = 15001
-    proxy_inbound_listen_port: int = 15006
-    proxy_http_port: int = 0  # 0: no HTTP proxy listener
+    proxy_listen_port: Int32 = 15001
+    proxy_inbound_listen_port: Int32 = 15006
+    proxy_http_port: Int32 = 0  # 0: no HTTP proxy listener
     connect_timeout: Duration = timedelta(seconds=10)
     hbone_idle_timeout: Duration | None = None
     protocol_detection_timeout: Duration = timedelta()  # zero: wait as long as it takes

@@ -6,9 +6,14 @@ booleans and enums whose absence means their zero value have that value; lists a
 
 import re
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import msgspec
+
+Int32 = Annotated[int, msgspec.Meta(ge=-(2**31), le=2**31 - 1)]
+UInt32 = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]
+UInt64 = Annotated[int, msgspec.Meta(ge=0)]  # msgspec has no bound beyond int64
+Timestamp = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
 class Ref(msgspec.Struct, frozen=True, order=True):
@@ -41,9 +46,9 @@ class ObjectMeta(msgspec.Struct, frozen=True, rename="camel"):
     namespace: str = ""
     labels: dict[str, str] = {}
     annotations: dict[str, str] = {}
-    creation_timestamp: datetime | None = None
+    creation_timestamp: Timestamp | None = None
     uid: str = ""
-    deletion_timestamp: datetime | None = None
+    deletion_timestamp: Timestamp | None = None
     owner_references: tuple[OwnerReference, ...] = ()
 
 

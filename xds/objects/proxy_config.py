@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Literal
 
 from xds.objects.destination_rule import ClientTLSSettings, TcpKeepalive
-from xds.objects.meta import Duration, Message
+from xds.objects.meta import Duration, Int32, Message, UInt32
 
 ForwardClientCertDetails = Literal[
     "UNDEFINED", "SANITIZE", "FORWARD_ONLY", "APPEND_FORWARD", "SANITIZE_SET", "ALWAYS_FORWARD_ONLY"
@@ -66,7 +66,7 @@ class Tracing(Message, frozen=True):
     stackdriver: Stackdriver | None = None
     open_census_agent: OpenCensusAgent | None = None
     custom_tags: dict[str, CustomTag] = {}
-    max_path_tag_length: int | None = None
+    max_path_tag_length: UInt32 | None = None
     sampling: float | None = None  # percent
     tls_settings: ClientTLSSettings | None = None
     enable_istio_tags: bool | None = None
@@ -88,7 +88,7 @@ class ProxyProtocolConfiguration(Message, frozen=True):
 
 
 class Topology(Message, frozen=True):
-    num_trusted_proxies: int | None = None
+    num_trusted_proxies: UInt32 | None = None
     forward_client_cert_details: ForwardClientCertDetails = "UNDEFINED"
     proxy_protocol: ProxyProtocolConfiguration | None = None
 
@@ -99,7 +99,7 @@ class HTTPHeader(Message, frozen=True):
 
 
 class HTTPHealthCheckConfig(Message, frozen=True):
-    port: int
+    port: UInt32
     path: str | None = None
     host: str | None = None
     scheme: str | None = None
@@ -107,7 +107,7 @@ class HTTPHealthCheckConfig(Message, frozen=True):
 
 
 class TCPHealthCheckConfig(Message, frozen=True):
-    port: int
+    port: UInt32
     host: str | None = None
 
 
@@ -116,16 +116,16 @@ class ExecHealthCheckConfig(Message, frozen=True):
 
 
 class GrpcHealthCheckConfig(Message, frozen=True):
-    port: int | None = None
+    port: UInt32 | None = None
     service: str | None = None
 
 
 class ReadinessProbe(Message, frozen=True):
-    initial_delay_seconds: int | None = None
-    timeout_seconds: int | None = None
-    period_seconds: int | None = None
-    success_threshold: int | None = None
-    failure_threshold: int | None = None
+    initial_delay_seconds: Int32 | None = None
+    timeout_seconds: Int32 | None = None
+    period_seconds: Int32 | None = None
+    success_threshold: Int32 | None = None
+    failure_threshold: Int32 | None = None
     http_get: HTTPHealthCheckConfig | None = None
     tcp_socket: TCPHealthCheckConfig | None = None
     exec: ExecHealthCheckConfig | None = None
@@ -201,8 +201,8 @@ class ProxyHeaders(Message, frozen=True):
 
 class ConnectionSettings(Message, frozen=True):
     profile: Literal["SIDECAR", "EDGE"] = "SIDECAR"
-    listener_per_connection_buffer_limit_bytes: int | None = None
-    cluster_per_connection_buffer_limit_bytes: int | None = None
+    listener_per_connection_buffer_limit_bytes: Int32 | None = None
+    cluster_per_connection_buffer_limit_bytes: Int32 | None = None
     http_idle_timeout: Duration | None = None
     http_max_connection_duration: Duration | None = None
     http_drain_timeout: Duration | None = None
@@ -210,9 +210,9 @@ class ConnectionSettings(Message, frozen=True):
     http_request_headers_timeout: Duration | None = None
     http_stream_idle_timeout: Duration | None = None
     http_max_stream_duration: Duration | None = None
-    http_max_concurrent_streams: int | None = None
-    http2_initial_stream_window_size: int | None = None
-    http2_initial_connection_window_size: int | None = None
+    http_max_concurrent_streams: Int32 | None = None
+    http2_initial_stream_window_size: Int32 | None = None
+    http2_initial_connection_window_size: Int32 | None = None
     http_headers_with_underscores_action: Literal[
         "HEADERS_WITH_UNDERSCORES_UNSPECIFIED",
         "HEADERS_WITH_UNDERSCORES_ALLOW",
@@ -227,8 +227,8 @@ class ConnectionSettings(Message, frozen=True):
         "UNESCAPE_AND_REDIRECT",
         "UNESCAPE_AND_FORWARD",
     ] = "PATH_WITH_ESCAPED_SLASHES_UNSPECIFIED"
-    listener_connection_limit: int | None = None
-    global_downstream_connection_limit: int | None = None
+    listener_connection_limit: Int32 | None = None
+    global_downstream_connection_limit: Int32 | None = None
 
 
 class ProxyConfig(Message, frozen=True):
@@ -244,12 +244,12 @@ class ProxyConfig(Message, frozen=True):
     zipkin_address: str | None = None  # deprecated for tracing
     statsd_udp_address: str | None = None
     envoy_metrics_service_address: str | None = None  # deprecated for envoy_metrics_service
-    proxy_admin_port: int = 15000
+    proxy_admin_port: Int32 = 15000
     availability_zone: str | None = None  # deprecated, no effect
     control_plane_auth_policy: Literal["NONE", "MUTUAL_TLS", "INHERIT"] = "MUTUAL_TLS"
     custom_config_file: str | None = None
-    stat_name_length: int = 189
-    concurrency: int | None = None
+    stat_name_length: Int32 = 189
+    concurrency: Int32 | None = None
     proxy_bootstrap_template_path: str | None = None
     interception_mode: Literal["REDIRECT", "TPROXY", "NONE"] = "REDIRECT"
     tracing: Tracing | None = None
@@ -258,7 +258,7 @@ class ProxyConfig(Message, frozen=True):
     envoy_metrics_service: RemoteService | None = None
     proxy_metadata: dict[str, str] = {}
     runtime_values: dict[str, str] = {}
-    status_port: int = 15020
+    status_port: Int32 = 15020
     extra_stat_tags: tuple[str, ...] = ()
     gateway_topology: Topology | None = None
     termination_drain_duration: Duration = timedelta(seconds=5)
@@ -271,6 +271,6 @@ class ProxyConfig(Message, frozen=True):
     private_key_provider: PrivateKeyProvider | None = None
     proxy_headers: ProxyHeaders | None = None
     file_flush_interval: Duration | None = None
-    file_flush_min_size_kb: int | None = None
+    file_flush_min_size_kb: UInt32 | None = None
     stats_compression: bool | None = None
     connection_settings: ConnectionSettings | None = None

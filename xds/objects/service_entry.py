@@ -5,7 +5,7 @@ https://istio.io/latest/docs/reference/config/networking/service-entry/ and .../
 
 from typing import Literal
 
-from xds.objects.meta import KubernetesObject, Message
+from xds.objects.meta import KubernetesObject, Message, UInt32
 
 
 class WorkloadSelector(Message, frozen=True):
@@ -15,10 +15,10 @@ class WorkloadSelector(Message, frozen=True):
 class EntryPort(Message, frozen=True):
     """A port of a ServiceEntry; Istio's message `ServicePort`."""
 
-    number: int
+    number: UInt32
     name: str
     protocol: str | None = None
-    target_port: int | None = None
+    target_port: UInt32 | None = None
 
 
 class WorkloadEntrySpec(Message, frozen=True):
@@ -29,11 +29,11 @@ class WorkloadEntrySpec(Message, frozen=True):
     """
 
     address: str | None = None
-    ports: dict[str, int] = {}
+    ports: dict[str, UInt32] = {}
     labels: dict[str, str] = {}
     network: str | None = None
     locality: str | None = None
-    weight: int | None = None
+    weight: UInt32 | None = None
     service_account: str | None = None
 
 

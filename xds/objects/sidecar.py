@@ -3,7 +3,7 @@
 from typing import Literal
 
 from xds.objects.destination_rule import ConnectionPoolSettings
-from xds.objects.meta import KubernetesObject, Message
+from xds.objects.meta import KubernetesObject, Message, UInt32
 from xds.objects.service_entry import WorkloadSelector
 from xds.objects.virtual_service import Destination
 
@@ -12,10 +12,10 @@ TLSProtocol = Literal["TLS_AUTO", "TLSV1_0", "TLSV1_1", "TLSV1_2", "TLSV1_3"]
 
 
 class SidecarPort(Message, frozen=True):
-    number: int | None = None
+    number: UInt32 | None = None
     protocol: str | None = None
     name: str | None = None
-    target_port: int | None = None  # deprecated, no effect
+    target_port: UInt32 | None = None  # deprecated, no effect
 
 
 class TLSCertificate(Message, frozen=True):

@@ -4,7 +4,7 @@ from typing import Literal
 
 import msgspec
 
-from xds.objects.meta import Duration, KubernetesObject, Message
+from xds.objects.meta import Duration, Int32, KubernetesObject, Message, UInt32
 
 
 class StringMatch(Message, frozen=True):
@@ -16,7 +16,7 @@ class StringMatch(Message, frozen=True):
 
 
 class PortSelector(Message, frozen=True):
-    number: int | None = None
+    number: UInt32 | None = None
 
 
 class Destination(Message, frozen=True):
@@ -38,13 +38,13 @@ class Headers(Message, frozen=True):
 
 class HTTPRouteDestination(Message, frozen=True):
     destination: Destination
-    weight: int | None = None
+    weight: Int32 | None = None
     headers: Headers | None = None
 
 
 class RouteDestination(Message, frozen=True):
     destination: Destination
-    weight: int | None = None
+    weight: Int32 | None = None
 
 
 class HTTPMatchRequest(Message, frozen=True):
@@ -56,7 +56,7 @@ class HTTPMatchRequest(Message, frozen=True):
     method: StringMatch | None = None
     authority: StringMatch | None = None
     headers: dict[str, StringMatch] = {}
-    port: int | None = None
+    port: UInt32 | None = None
     source_labels: dict[str, str] = {}
     gateways: tuple[str, ...] = ()
     query_params: dict[str, StringMatch] = {}
@@ -69,10 +69,10 @@ class HTTPMatchRequest(Message, frozen=True):
 class HTTPRedirect(Message, frozen=True):
     uri: str | None = None
     authority: str | None = None
-    port: int | None = None
+    port: UInt32 | None = None
     derive_port: Literal["FROM_PROTOCOL_DEFAULT", "FROM_REQUEST_PORT"] | None = None
     scheme: str | None = None
-    redirect_code: int | None = None  # None: 301
+    redirect_code: UInt32 | None = None  # None: 301
     prefix_rewrite: str | None = None  # Istio: HTTPRedirect; replaces the matched prefix
 
 
@@ -82,7 +82,7 @@ class HTTPBody(Message, frozen=True):
 
 
 class HTTPDirectResponse(Message, frozen=True):
-    status: int
+    status: UInt32
     body: HTTPBody | None = None
 
 
@@ -103,7 +103,7 @@ class HTTPRewrite(Message, frozen=True):
 
 
 class HTTPRetry(Message, frozen=True):
-    attempts: int | None = None  # 0 switches retries off
+    attempts: Int32 | None = None  # 0 switches retries off
     per_try_timeout: Duration | None = None
     retry_on: str | None = None
     retry_remote_localities: bool | None = None
@@ -119,7 +119,7 @@ class Delay(Message, frozen=True):
     fixed_delay: Duration | None = None
     exponential_delay: Duration | None = None  # no effect, in Istio either
     percentage: Percent | None = None
-    percent: int | None = None  # deprecated for percentage
+    percent: Int32 | None = None  # deprecated for percentage
 
     @property
     def share(self) -> float:
@@ -130,7 +130,7 @@ class Delay(Message, frozen=True):
 
 
 class Abort(Message, frozen=True):
-    http_status: int | None = None
+    http_status: Int32 | None = None
     grpc_status: str | None = None
     http2_error: str | None = None  # no effect, in Istio either
     percentage: Percent | None = None  # None: all requests
@@ -171,8 +171,8 @@ class HTTPRoute(Message, frozen=True):
     mirror: Destination | None = None
     mirrors: tuple[HTTPMirrorPolicy, ...] = ()
     mirror_percentage: Percent | None = None
-    mirror_percent: int | None = None  # deprecated for mirror_percentage
-    mirror_percent_snake: int | None = msgspec.field(default=None, name="mirror_percent")  # the API takes both spellings
+    mirror_percent: UInt32 | None = None  # deprecated for mirror_percentage
+    mirror_percent_snake: UInt32 | None = msgspec.field(default=None, name="mirror_percent")  # the API takes both spellings
     cors_policy: CorsPolicy | None = None
     headers: Headers | None = None
 
@@ -188,7 +188,7 @@ class HTTPRoute(Message, frozen=True):
 class TLSMatchAttributes(Message, frozen=True):
     sni_hosts: tuple[str, ...] = ()
     destination_subnets: tuple[str, ...] = ()
-    port: int | None = None
+    port: UInt32 | None = None
     source_labels: dict[str, str] = {}
     gateways: tuple[str, ...] = ()
     source_namespace: str | None = None
@@ -201,7 +201,7 @@ class TLSRoute(Message, frozen=True):
 
 class L4MatchAttributes(Message, frozen=True):
     destination_subnets: tuple[str, ...] = ()
-    port: int | None = None
+    port: UInt32 | None = None
     source_labels: dict[str, str] = {}
     gateways: tuple[str, ...] = ()
     source_namespace: str | None = None
