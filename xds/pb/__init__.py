@@ -58,6 +58,7 @@ NAMES = {
     "ProxyProtocolUpstreamTransport": "envoy.extensions.transport_sockets.proxy_protocol.v3.ProxyProtocolUpstreamTransport",
     "DynamicForwardProxyCluster": "envoy.extensions.clusters.dynamic_forward_proxy.v3.ClusterConfig",
     "DnsCluster": "envoy.extensions.clusters.dns.v3.DnsCluster",
+    "CaresDnsResolver": "envoy.extensions.network.dns_resolver.cares.v3.CaresDnsResolverConfig",
     "WrrLocality": "envoy.extensions.load_balancing_policies.wrr_locality.v3.WrrLocality",
     # listener and network filters
     "OriginalDst": "envoy.extensions.filters.listener.original_dst.v3.OriginalDst",
