@@ -13,7 +13,7 @@ from xds.envoy.addresses import address
 from xds.envoy.load_balancing import minimum_health_percent
 from xds.envoy.localities import NODE, Placement, distance, placement, shares
 from xds.envoy.metadata import istio
-from xds.mesh.model import Client, Endpoint, Health, Labels, Locality, Port, Protocol, Resolution, Service
+from xds.mesh.model import Client, Endpoint, Health, Labels, Locality, Port, Resolution, Service
 from xds.mesh.view import View
 from xds.objects import TrafficPolicy
 
@@ -43,7 +43,7 @@ def destinations(view: View, service: Service) -> Iterator[tuple[Port, str, Traf
     """What of `service` can be called: port by port all of it, then each subset; with the policy for it."""
     subsets = ("", *(subset.name for subset in view.policy(service).subsets))
     for port in service.ports:
-        if port.protocol is not Protocol.UDP:
+        if not port.protocol.is_udp:
             for subset in subsets:
                 yield port, subset, view.traffic_policy(service, port.number, subset)
 

@@ -31,7 +31,7 @@ def _value(value: object) -> "StructValue":
     if isinstance(value, int | float):
         return {"number_value": value}
     if isinstance(value, Mapping):
-        return {"struct_value": struct(value)}
+        return {"struct_value": value}
     if isinstance(value, list | tuple):
         return {"list_value": {"values": [_value(item) for item in value]}}
     raise TypeError(f"not a value of a Struct: {value!r}")
