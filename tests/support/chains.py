@@ -16,7 +16,7 @@ def last_filter(chain: Any) -> Any:
 
 
 def is_http(chain: Any) -> bool:
-    return chain.filters[-1].name == "envoy.filters.network.http_connection_manager"
+    return bool(chain.filters[-1].name == "envoy.filters.network.http_connection_manager")
 
 
 def clusters(chain: Any) -> list[tuple[str, int]]:

@@ -155,9 +155,7 @@ def _tls_rules(view: View, bind: Bind, target: Target, chain: Chain, routing: Ro
             yield Draft(Match(subnets, server_names), filters, metadata=config_metadata(routing))
 
 
-def _tcp_rules(
-    view: View, bind: Bind, target: Target, chain: Chain, routing: Routing
-) -> Iterator[tuple[tuple[str, ...], Draft]]:
+def _tcp_rules(view: View, bind: Bind, target: Target, chain: Chain, routing: Routing) -> Iterator[tuple[tuple[str, ...], Draft]]:
     for rule in routing.rule.spec.tcp:
         found = [target.subnets] if not rule.match else [_subnets(m, bind, target) for m in rule.match if _fits(m, chain)]
         places = [subnets for subnets in found if subnets is not None]

@@ -106,9 +106,7 @@ class _Draft:
         self.targets: list[Target] = []
 
     def bind(self, name: str) -> Bind:
-        return Bind(
-            name, self.addresses, self.port, self.captured, self.route, self.grpc_web, tuple(self.targets), self.wildcard
-        )
+        return Bind(name, self.addresses, self.port, self.captured, self.route, self.grpc_web, tuple(self.targets), self.wildcard)
 
 
 class _Planner:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from xds.pb import envoy_config_listener_v3_Filter_Init as NetworkFilter
     from xds.pb import envoy_extensions_filters_network_http_connection_manager_v3_HttpConnectionManager_Init as Fields
 
-SERVER_NAME = "istio-envoy"  # Istio's: dashboards and users look for it in the `server` header
+SERVER_NAME = "istio-envoy"
 
 # A route table that has not come yet holds its listener back this long, not for ever: then what has come serves.
 ROUTES_TIMEOUT = timedelta(seconds=15)
@@ -73,7 +73,7 @@ def connection_manager(
     else:
         fields["route_config"] = routes
     if chain.inbound:
-        # The application's `server` header is kept; where it gives none, the mesh names itself.
+        # The application's `server` header is kept as it is; Istio's name is for tools that look there.
         fields["server_name"] = SERVER_NAME
         fields["server_header_transformation"] = "PASS_THROUGH"
         fields["forward_client_cert_details"] = "APPEND_FORWARD"
@@ -96,6 +96,7 @@ def _apply(headers: ProxyHeaders | None, fields: "Fields", http1: "Http1") -> No
             fields["server_header_transformation"] = "PASS_THROUGH"
         elif headers.server.value:
             fields["server_name"] = headers.server.value
+            fields["server_header_transformation"] = "OVERWRITE"
     if headers.request_id is not None and headers.request_id.disabled:
         fields["generate_request_id"] = {"value": False}
     if headers.forwarded_client_cert != "UNDEFINED":

@@ -56,5 +56,3 @@ def _tunnel(policy: TrafficPolicy) -> "TunnelingConfig | None":
     if ":" in host:
         host = f"[{host}]"
     return {"hostname": f"{host}:{policy.tunnel.target_port}", "use_post": policy.tunnel.protocol == "POST"}
-
-
