@@ -67,6 +67,7 @@ class Destination(Seen):
         own = None if policy is None else decoded(policy, TrafficPolicy)
         self.rule = DestinationPolicy(own, made, (RULE,) if own or made else ())
         self.all_endpoints = tuple(endpoints)
+        self.hosts: tuple[str, ...] = ()  # further hosts that a rig's requests may name
 
     def policy(self, service: Service) -> DestinationPolicy:
         return self.rule
