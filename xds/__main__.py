@@ -1,0 +1,5 @@
+"""`python -m xds` is `xds`."""
+
+from xds.cli import main
+
+main()

@@ -1,0 +1,87 @@
+"""The HTTP port (15014): metrics, health, and what `xds proxies` and a person with curl ask.
+
+`/metrics` Prometheus · `/healthz` the process lives · `/readyz` every source is synced · `/debug/syncz` proxies and how far each is ·
+`/debug/configz` objects with problems · `/debug/errors` translations that fail · `/debug/registryz` services ·
+`/debug/memory` what is held, by kind.
+"""
+
+import gc
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from aiohttp import web
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+from xds.discovery.server import Server
+from xds.serving import Control, errors
+
+Answer = Callable[[], Any]
+
+
+class Admin:
+    """The HTTP server beside the xDS server."""
+
+    def __init__(self, control: Control, server: Server, registry: CollectorRegistry) -> None:
+        self._control = control
+        self._server = server
+        self._registry = registry
+        self._runner: web.AppRunner | None = None
+
+    async def start(self, address: str) -> None:
+        """Listen on `address` (`host:port`). OSError when it cannot."""
+        app = web.Application()
+        app.router.add_get("/metrics", self._metrics)
+        app.router.add_get("/healthz", self._healthy)
+        for path in ("/readyz", "/ready"):
+            app.router.add_get(path, self._ready)
+        for name, answer in self._debug().items():
+            app.router.add_get(f"/debug/{name}", _json(answer))
+        app.router.add_get("/debug/", self._index)
+        self._runner = web.AppRunner(app, access_log=None)
+        await self._runner.setup()
+        host, _, port = address.rpartition(":")
+        await web.TCPSite(self._runner, host.strip("[]") or None, int(port)).start()
+
+    async def stop(self) -> None:
+        """Stop listening."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    def _debug(self) -> dict[str, Answer]:
+        return {
+            "syncz": self._server.proxies,
+            "configz": self._control.mesh.problems,
+            "registryz": self._control.mesh.registry,
+            "errors": lambda: errors(self._control.mesh),
+            "memory": self._memory,
+        }
+
+    async def _metrics(self, _: web.Request) -> web.Response:
+        return web.Response(body=generate_latest(self._registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
+
+    async def _healthy(self, _: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    async def _ready(self, _: web.Request) -> web.Response:
+        if self._control.ready.is_set():
+            return web.Response(text="ok\n")
+        return web.Response(status=503, text="waiting for the first full sync\n")
+
+    async def _index(self, _: web.Request) -> web.Response:
+        return web.json_response({"endpoints": [f"/debug/{name}" for name in self._debug()]})
+
+    def _memory(self) -> dict[str, Any]:
+        page = os.sysconf("SC_PAGE_SIZE")
+        resident = int(Path("/proc/self/statm").read_text().split()[1]) * page
+        return {"rss_bytes": resident, "gc": gc.get_stats(), **self._control.classes.sizes()}
+
+
+def _json(answer: Answer) -> Callable[[web.Request], Any]:
+    async def handle(_: web.Request) -> web.Response:
+        return web.Response(body=msgspec.json.format(msgspec.json.encode(answer(), enc_hook=str), indent=2), content_type="application/json")
+
+    return handle

@@ -1,0 +1,60 @@
+"""`xds proxies`."""
+
+import sys
+from typing import Any
+from urllib.error import URLError
+from urllib.request import urlopen
+
+import click
+import msgspec
+import yaml
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from xds.cli import EXIT_FAILED
+from xds.errors import ConfigError
+
+COLUMNS = ("CDS", "EDS", "LDS", "RDS")
+
+
+@click.command()
+@click.option("--server", default="http://127.0.0.1:15014", show_default=True, metavar="URL", help="The control plane's HTTP port.")
+@click.option("-o", "output", type=click.Choice(["table", "yaml", "json"]), default="table", show_default=True)
+def command(server: str, output: str) -> None:
+    """List the connected proxies and how far each has come: SYNCED, STALE, NACK or NOT SENT, by type.
+
+    The exit code is 1 when a proxy has rejected something.
+
+    \b
+    Example:
+      xds proxies --server http://127.0.0.1:15014
+    """
+    proxies = _ask(f"{server.rstrip('/')}/debug/syncz")
+    if output == "json":
+        click.echo(msgspec.json.format(msgspec.json.encode(proxies), indent=2).decode())
+    elif output == "yaml":
+        yaml.dump(proxies, sys.stdout, Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper), sort_keys=False, width=130)
+    else:
+        Console().print(_table(proxies))
+    if any(kind["status"] == "NACK" for proxy in proxies for kind in proxy["types"].values()):
+        sys.exit(EXIT_FAILED)
+
+
+def _ask(url: str) -> list[dict[str, Any]]:
+    if not url.startswith(("http://", "https://")):
+        raise ConfigError("--server", f"{url} is not an http:// or https:// address")
+    try:
+        with urlopen(url, timeout=10) as answer:  # noqa: S310 - the scheme is checked above
+            return msgspec.json.decode(answer.read(), type=list[dict[str, Any]])
+    except URLError as e:
+        raise ConfigError("--server", f"{url} does not answer ({e.reason}); is `xds serve` running there?") from e
+
+
+def _table(proxies: list[dict[str, Any]]) -> Table:
+    table = Table("PROXY", "CLASS", *COLUMNS, "SINCE", "LAST ERROR", box=SIMPLE_HEAD, pad_edge=False)
+    for proxy in sorted(proxies, key=lambda p: str(p["node"])):
+        states = [proxy["types"].get(name, {}).get("status", "-") for name in COLUMNS]
+        error = next((k["error"] for k in proxy["types"].values() if k.get("error")), "")
+        table.add_row(str(proxy["node"]), str(proxy["class_name"]), *states, str(proxy["connected_since"]), str(error)[:100])
+    return table

@@ -1,0 +1,165 @@
+"""Classes of proxies: which groups of resources each connected proxy gets, made when the first asks and kept while somebody does.
+
+Every stream's node is a *claim*; what the mesh makes of it (a client) decides its shares, and the shares name its groups. The graph
+watches the shares of each claim, so that a pod that gets a label, or a Sidecar that appears, moves just the proxies it concerns.
+"""
+
+from collections.abc import Hashable, Iterable, Iterator
+from typing import Any
+
+from xds import flow, pb
+from xds.discovery.resources import Assignable, Assignment, Group
+from xds.envoy.feeds import Feed
+from xds.envoy.translation import Shares, Translation
+from xds.mesh.store import Mesh
+from xds.mesh.workloads import Claim, claim
+
+CLUSTER, ENDPOINTS, LISTENER, ROUTES = map(pb.type_url, (pb.Cluster, pb.ClusterLoadAssignment, pb.Listener, pb.RouteConfiguration))
+
+FeedKey = tuple[str, Hashable]
+
+
+class Classes:
+    """The groups in use and who uses them. Everything on the event loop's thread."""
+
+    def __init__(self, mesh: Mesh) -> None:
+        self.mesh = mesh
+        self.translation = Translation(mesh)
+        self._watch = flow.Watch()
+        self._feeds: dict[FeedKey, Feed] = {}
+        self._users: dict[FeedKey, int] = {}
+        self._fed: dict[flow.Node, Feed] = {}
+        self._assignments: dict[Shares, tuple[Assignment, tuple[FeedKey, ...]]] = {}
+        self._claims: dict[Claim, set[Assignable]] = {}
+        self._moved: dict[Claim, Shares] = {}
+        self._touched: dict[Feed, None] = {}
+        self._vacated = False  # some assignment may have lost its last user
+        self._reported: dict[flow.Node, str] = {}
+
+    def open(self, stream: Assignable) -> Assignment:
+        """What a new stream gets; builds what nobody had before. ProtocolError where its node makes no sense."""
+        claimed = claim(stream.node.id, stream.node_metadata)
+        streams = self._claims.setdefault(claimed, set())
+        streams.add(stream)
+        node = self._shares(claimed)
+        shares = self._watch.add(node) if node.watch is None else node.read()
+        return self._assignment(shares)
+
+    def close(self, stream: Assignable) -> None:
+        """The stream has ended."""
+        claimed = claim(stream.node.id, stream.node_metadata)
+        streams = self._claims[claimed]
+        streams.discard(stream)
+        if not streams:
+            del self._claims[claimed]
+            self._moved.pop(claimed, None)
+            self._vacated = True
+            self._watch.discard(self._shares(claimed))
+
+    def settle(self) -> Iterator[None]:
+        """Work out what changed, a node at a time; nobody sees anything of it until `flush`."""
+        for node, old, new in self._watch.changes():
+            feed = self._fed.get(node)
+            if feed is None:
+                self._moved[node.args[0]] = new
+            else:
+                self._touched[feed] = None
+                joined, left = feed.changed(node, old, new, self._watch)
+                self._fed.update(dict.fromkeys(joined, feed))
+                for gone in left:
+                    del self._fed[gone]
+            yield
+
+    def flush(self) -> None:
+        """Show everything that was settled, as one step; let go of groups that nobody uses."""
+        touched, self._touched = self._touched, {}
+        for feed in touched:
+            feed.flush()
+        moved, self._moved = self._moved, {}
+        for claimed, shares in moved.items():
+            assignment = self._assignment(shares)
+            for stream in self._claims.get(claimed, ()):
+                stream.assign(assignment)
+        if moved or self._vacated:
+            self._vacated = False
+            self._release_unused()
+
+    def dump(self, claimed: Claim) -> tuple[Assignment, dict[str, Feed]]:
+        """What the proxy that makes this claim gets, and the feeds behind its groups by group name."""
+        assignment = self._assignment(self.translation.shares(self.mesh.client(claimed)))
+        return assignment, {feed.group.name: feed for feed in self._feeds.values()}
+
+    def new_errors(self) -> Iterator[tuple[flow.Node, Exception]]:
+        """The translations that fail now and did not fail like this when last asked."""
+        failing = {node: (repr(error), error) for node, error in self.mesh.errors()}
+        for node, (text, error) in failing.items():
+            if self._reported.get(node) != text:
+                yield node, error
+        self._reported = {node: text for node, (text, _) in failing.items()}
+
+    def sizes(self) -> dict[str, Any]:
+        """How much is held, for `/debug/memory`."""
+        held: dict[str, dict[str, int]] = {}
+        for feed in self._feeds.values():
+            kind = held.setdefault(feed.group.type_url.rpartition(".")[2], {"groups": 0, "resources": 0, "bytes": 0})
+            kind["groups"] += 1
+            kind["resources"] += len(feed.group.resources)
+            kind["bytes"] += sum(len(r.body) for r in feed.group.resources.values())
+        return {
+            "classes": len(self._assignments),
+            "claims": len(self._claims),
+            "groups": held,
+            "nodes": {d.name: len(d.nodes) for d in self.mesh.derivations} | {t.name: len(t.nodes) for t in self.mesh.tables},
+        }
+
+    def _shares(self, claimed: Claim) -> flow.Node:
+        return self.translation.claimed.node(claimed)
+
+    def _assignment(self, shares: Shares) -> Assignment:
+        known = self._assignments.get(shares)
+        if known is not None:
+            return known[0]
+        groups: dict[str, list[Group]] = {}
+        keys = []
+        for key, type_url, fixed, listing, member in self._plan(shares):
+            feed = self._feeds.get(key)
+            if feed is None:
+                feed = self._feeds[key] = Feed(Group(type_url, f"{key[0]} {len(self._feeds)}"), fixed, listing, member)
+                self._fed.update(dict.fromkeys(feed.start(self._watch), feed))
+                feed.flush()
+            self._users[key] = self._users.get(key, 0) + 1
+            keys.append(key)
+            groups.setdefault(type_url, []).append(feed.group)
+        workload = shares.inbound.client
+        name = f"{workload.workload or 'unknown'}.{workload.namespace}"
+        assignment = Assignment(name, {url: tuple(g) for url, g in groups.items()})
+        self._assignments[shares] = (assignment, tuple(keys))
+        return assignment
+
+    def _plan(self, shares: Shares) -> Iterator[tuple[FeedKey, str, Iterable[flow.Node], flow.Node | None, Any]]:
+        t, scope, inbound = self.translation, shares.scope, shares.inbound
+        c, e, li, r = shares.clusters, shares.endpoints, shares.listeners, shares.routes
+        hosts = t.hosts.node(scope)
+        yield (("outbound clusters", (scope, c)), CLUSTER, (t.common_clusters.node(scope, c),), hosts, lambda k: t.clusters.node(scope, c, *k))
+        yield (("inbound clusters", inbound), CLUSTER, (t.inbound_clusters.node(inbound),), None, None)
+        yield (("endpoints", (scope, e)), ENDPOINTS, (), hosts, lambda k: t.assignments.node(scope, e, *k))
+        yield (
+            ("outbound listeners", (scope, li)), LISTENER, (t.common_listeners.node(scope, li),),
+            t.listener_names.node(scope, li), lambda k: t.listener.node(scope, li, *k),
+        )  # fmt: skip
+        yield (("inbound listeners", inbound), LISTENER, (t.inbound_listeners.node(inbound),), None, None)
+        yield (("routes", (scope, r)), ROUTES, (), t.route_names.node(scope, r), lambda k: t.route.node(scope, r, *k))
+
+    def _release_unused(self) -> None:
+        used = {id(self._assignments[s][0]) for s in self._in_use() if s in self._assignments}
+        for shares in [s for s, (a, _) in self._assignments.items() if id(a) not in used]:
+            for key in self._assignments.pop(shares)[1]:
+                self._users[key] -= 1
+                if not self._users[key]:
+                    del self._users[key]
+                    for node in self._feeds.pop(key).stop(self._watch):
+                        self._fed.pop(node, None)
+
+    def _in_use(self) -> Iterator[Shares]:
+        for claimed in self._claims:
+            yield self._shares(claimed).value

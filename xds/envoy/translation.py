@@ -1,0 +1,374 @@
+"""Everything that a client may get, as derived values: one node a cluster set, an assignment set, a listener, a virtual host, a route table.
+
+What a node is keyed by decides who shares it. The outer nodes, which feed groups, are keyed by scope and by a *projection* of the
+client: the client with all that cannot change this kind of resource taken out. They mostly pass on inner nodes, keyed by less:
+where no rule of a scope changes what a service's clusters look like, they are the default scope's clusters.
+"""
+
+from collections.abc import Iterable
+
+import msgspec
+from google.protobuf.message import Message
+
+from xds import flow, pb
+from xds.discovery.resources import Resource, content_hash
+from xds.envoy.addresses import wildcards
+from xds.envoy.clusters import black_hole_cluster, inbound_cluster, inbound_passthrough_cluster, outbound_clusters, passthrough_cluster
+from xds.envoy.endpoints import assignments, locality_matters
+from xds.envoy.inbound_listeners import inbound_listeners
+from xds.envoy.listeners import Bind, Plan, RouteNeed, http_proxy, outbound_listener, plan, virtual_outbound
+from xds.envoy.routes import catch_all, domains, join, route_configuration_header, rule_virtual_host, service_virtual_host
+from xds.mesh.model import Client, Inbound, Locality, Mode, Routing, Scope
+from xds.mesh.store import Mesh
+from xds.mesh.workloads import Claim
+from xds.objects import ConnectionPoolSettings
+
+ServiceKey = tuple[str, str]  # hostname, namespace
+ServicePort = tuple[str, str, int]  # and a port's number
+Resources = tuple[Resource, ...]
+
+ROUTE_CONFIGURATION = pb.type_url(pb.RouteConfiguration)
+RULE_HOSTS_PORT = 80
+
+# What tells the virtual hosts of a route table apart.
+SHARED = "shared"  # the Host header: all services of one port
+ANY_HOST = "any host"  # nothing: the address said which service is meant
+PROXIED = "proxied"  # the Host header with its port: the HTTP proxy's table has all ports
+
+EVERYONE = Scope()
+
+
+class Workload(msgspec.Struct, frozen=True):
+    """What decides a proxy's inbound side: how it is called, and what of the client shows in its listeners."""
+
+    client: Client
+    inbounds: tuple[Inbound, ...]
+    pool: ConnectionPoolSettings | None = None  # of the Sidecar: inboundConnectionPool
+
+
+class Shares(msgspec.Struct, frozen=True):
+    """What a client shares with others: its scope, and its projection for each kind of resource."""
+
+    scope: Scope
+    clusters: Client
+    endpoints: Client
+    listeners: Client
+    routes: Client
+    inbound: Workload
+
+
+def resources(messages: Iterable[Message]) -> Resources:
+    """`messages` as resources, in the same order."""
+    return tuple(Resource.of(m) for m in messages)
+
+
+class Translation(flow.Graph):
+    """The derived resources. Reads the mesh; shares its graph's bookkeeping."""
+
+    def __init__(self, mesh: Mesh) -> None:
+        super().__init__(parent=mesh)
+        self.mesh = mesh
+
+    # Who shares what
+
+    @flow.derived
+    def claimed(self, claim: Claim) -> Shares:
+        """The shares of the proxy that makes this claim."""
+        return self.shares(self.mesh.client(claim))
+
+    @flow.derived
+    def shares(self, client: Client) -> Shares:
+        """The scope of `client`, and its projections. What a projection keeps is what that kind of resource may depend on."""
+        scope = self.mesh.scope(client)
+        seen = Client(
+            namespace=scope.namespace,
+            labels=scope.labels,
+            addresses=wildcards(client),
+            mode=client.mode,
+            kind=client.kind,
+            domain=client.domain,
+            http10=client.http10,
+        )
+        placed = self.placed(scope)
+        return Shares(
+            scope=scope,
+            clusters=msgspec.structs.replace(seen, mode=Mode.REDIRECT, http10=False),
+            endpoints=Client(
+                namespace=scope.namespace,
+                labels=client.labels if placed else (),
+                locality=client.locality if placed else Locality(),
+                node=client.node if placed else "",
+                network=client.network if placed else "",
+            ),
+            listeners=seen,
+            routes=msgspec.structs.replace(seen, namespace=client.namespace, addresses=(), http10=False, mode=Mode.REDIRECT),
+            inbound=Workload(
+                msgspec.structs.replace(client, locality=Locality(), node="", addresses=wildcards(client)), self.mesh.inbound(client)
+            ),
+        )
+
+    @flow.derived
+    def placed(self, scope: Scope) -> bool:
+        """Whether where a client is (node, zone, labels) changes the endpoints it gets, for any service of `scope`."""
+        return any([self._located(scope, *key) for key in self.hosts(scope)])
+
+    @flow.derived
+    def _located(self, scope: Scope, hostname: str, namespace: str) -> bool:
+        service = self.mesh.service(hostname, namespace)
+        return service is not None and locality_matters(self.mesh.view(scope), service)
+
+    @flow.derived
+    def rule_scope(self, scope: Scope, hostname: str, namespace: str) -> Scope:
+        """The least scope with the same DestinationRules for this service: where it is EVERYONE, all share what depends on them."""
+        return EVERYONE if self.mesh.policy(scope, hostname, namespace) == self.mesh.policy(EVERYONE, hostname, namespace) else scope
+
+    @flow.derived
+    def hosts(self, scope: Scope) -> tuple[ServiceKey, ...]:
+        """Every service that `scope` sees, through any of its egress listeners."""
+        return tuple(dict.fromkeys(key for egress in self.mesh.egress(scope) for key in egress.hosts))
+
+    # Clusters and endpoints
+
+    @flow.derived
+    def clusters(self, scope: Scope, client: Client, hostname: str, namespace: str) -> Resources:
+        """The outbound clusters of one service."""
+        return self._clusters(self.rule_scope(scope, hostname, namespace), _within(client, EVERYONE), hostname, namespace)
+
+    @flow.derived
+    def _clusters(self, scope: Scope, client: Client, hostname: str, namespace: str) -> Resources:
+        service = self.mesh.service(hostname, namespace)
+        return () if service is None else resources(outbound_clusters(self.mesh.view(scope), service, client))
+
+    @flow.derived
+    def common_clusters(self, scope: Scope, client: Client) -> Resources:
+        """The clusters that every proxy of a scope has, whatever services it sees."""
+        config = self.mesh.config()
+        return resources([passthrough_cluster(config), black_hole_cluster()])
+
+    @flow.derived
+    def inbound_clusters(self, workload: Workload) -> Resources:
+        """The clusters in front of a workload's own ports."""
+        config, client = self.mesh.config(), workload.client
+        made = [inbound_cluster(inbound, client, config, workload.pool) for inbound in workload.inbounds]
+        if client.mode is not Mode.NONE:
+            made.append(inbound_passthrough_cluster(client, config))
+        return resources({cluster.name: cluster for cluster in reversed(made)}.values())
+
+    @flow.derived
+    def assignments(self, scope: Scope, client: Client, hostname: str, namespace: str) -> Resources:
+        """The endpoints of one service: an assignment for each of its clusters that asks for one."""
+        least = self.rule_scope(scope, hostname, namespace)
+        placed = client if self._located(scope, hostname, namespace) else Client(namespace="")
+        return self._assignments(least, placed, hostname, namespace)
+
+    @flow.derived
+    def _assignments(self, scope: Scope, client: Client, hostname: str, namespace: str) -> Resources:
+        service = self.mesh.service(hostname, namespace)
+        return () if service is None else resources(assignments(self.mesh.view(scope), service, client))
+
+    # Listeners
+
+    @flow.derived
+    def plan(self, scope: Scope, client: Client) -> Plan:
+        """Which outbound listeners a scope has, and which services share each."""
+        return plan(self.mesh.view(scope), self.mesh.egress(scope), client)
+
+    @flow.derived
+    def listener_names(self, scope: Scope, client: Client) -> tuple[tuple[str], ...]:
+        """The names of the outbound listeners, in the plan's order, each as the arguments of its node."""
+        return tuple((name,) for name in self.plan(scope, client).binds)
+
+    @flow.derived
+    def bind(self, scope: Scope, client: Client, name: str) -> Bind | None:
+        """One entry of the plan: what does not change it, changes no listener."""
+        return self.plan(scope, client).binds.get(name)
+
+    @flow.derived
+    def listener(self, scope: Scope, client: Client, name: str) -> Resources:
+        """One outbound listener."""
+        bind = self.bind(scope, client, name)
+        if bind is None:
+            return ()
+        return resources([outbound_listener(self.mesh.view(scope), client, bind, self.mesh.outbound_policy(scope))])
+
+    @flow.derived
+    def common_listeners(self, scope: Scope, client: Client) -> Resources:
+        """The outbound listeners that every proxy of a scope has, whatever services it sees."""
+        config = self.mesh.config()
+        made = [virtual_outbound(config, client, self.mesh.outbound_policy(scope)), http_proxy(config, client)]
+        return resources(listener for listener in made if listener is not None)
+
+    @flow.derived
+    def inbound_listeners(self, workload: Workload) -> Resources:
+        """The listeners on which a workload is called."""
+        return resources(inbound_listeners(workload.client, workload.inbounds, self.mesh.config()))
+
+    # Routes
+
+    @flow.derived
+    def route_names(self, scope: Scope, client: Client) -> tuple[tuple[str], ...]:
+        """The names of the route tables that the scope's listeners ask for."""
+        return tuple((name,) for name in self.plan(scope, client).routes)
+
+    @flow.derived
+    def route_need(self, scope: Scope, client: Client, name: str) -> RouteNeed | None:
+        """What one route table is made of."""
+        return self.plan(scope, client).routes.get(name)
+
+    @flow.derived
+    def route(self, scope: Scope, client: Client, name: str) -> Resources:
+        """One route table, joined from virtual hosts that were serialised before.
+
+        The tables of two namespaces of one scope differ just in the short names of their own services, so each is the scope's
+        table with its own services' virtual hosts put in.
+        """
+        table = self.route_table(scope, msgspec.structs.replace(client, namespace=scope.namespace), name)
+        if table is None:
+            return ()
+        parts = table.parts
+        if client.namespace != scope.namespace and table.form == SHARED:
+            parts = dict(parts)
+            taken = set(table.taken)
+            for key in table.of_namespace.get(client.namespace, ()):
+                old = parts[key]
+                taken.difference_update(old.domains)
+                new = self._free(scope, client, key, table.form, taken)
+                if new is not None:
+                    parts[key] = new
+                    taken.update(new.domains)
+        header = route_configuration_header(name, proxied=table.form == PROXIED).SerializeToString(deterministic=True)
+        hosts = [*parts.values(), *table.others]
+        body = header + b"".join([host.field for host in hosts])
+        return (Resource(name, ROUTE_CONFIGURATION, content_hash(header, b"".join([host.version for host in hosts])), body),)
+
+    @flow.derived
+    def route_table(self, scope: Scope, client: Client, name: str) -> "RouteTable | None":
+        """One route table as a set of virtual hosts.
+
+        Of two virtual hosts that claim a domain the older has it: Envoy refuses a table in which a domain stands twice.
+        """
+        need = self.route_need(scope, client, name)
+        if need is None:
+            return None
+        form = ANY_HOST if need.sniffed else PROXIED if need.port == 0 else SHARED
+        parts: dict[ServicePort, VirtualHost] = {}
+        others: list[VirtualHost] = []
+        taken: set[str] = set()
+        of_namespace: dict[str, list[ServicePort]] = {}
+        for key in need.services:
+            host = self._free(scope, client, key, form, taken)
+            if host is not None:
+                parts[key] = host
+                taken.update(host.domains)
+                of_namespace.setdefault(key[1], []).append(key)
+        if form != ANY_HOST:
+            for host in self._rule_hosts(scope, client, need.port):
+                if taken.isdisjoint(host.domains):
+                    others.append(host)
+                    taken.update(host.domains)
+            if "*" not in taken:
+                others.append(self._catch_all(scope))
+        return RouteTable(form, parts, tuple(others), frozenset(taken), of_namespace)
+
+    def _free(self, scope: Scope, client: Client, key: ServicePort, form: str, taken: set[str]) -> "VirtualHost | None":
+        """The virtual host of a service port, without the domains that others have already."""
+        host = self.virtual_host(scope, client, *key, form)
+        if host is None or taken.isdisjoint(host.domains):
+            return host
+        return self._made(scope, client, *key, frozenset(taken.intersection(host.domains)), form)
+
+    @flow.derived
+    def virtual_host(self, scope: Scope, client: Client, hostname: str, namespace: str, port: int, form: str) -> "VirtualHost | None":
+        """The virtual host of one service port, for clients of this scope and namespace."""
+        least = self.route_scope(scope, hostname, namespace)
+        if client.namespace != namespace:
+            client = msgspec.structs.replace(client, namespace=least.namespace)
+        return self._virtual_host(least, msgspec.structs.replace(client, labels=least.labels), hostname, namespace, port, form)
+
+    @flow.derived
+    def _virtual_host(self, scope: Scope, client: Client, hostname: str, namespace: str, port: int, form: str) -> "VirtualHost | None":
+        return self._made(scope, client, hostname, namespace, port, frozenset(), form)
+
+    def _made(
+        self, scope: Scope, client: Client, hostname: str, namespace: str, number: int, taken: frozenset[str], form: str
+    ) -> "VirtualHost | None":
+        service = self.mesh.service(hostname, namespace)
+        port = None if service is None else service.port(number)
+        if service is None or port is None:
+            return None
+        message = service_virtual_host(self.mesh.view(scope), client, service, port, taken, proxied=form == PROXIED)
+        if message is not None and form == ANY_HOST:
+            del message.domains[:]
+            message.domains.append("*")
+        return None if message is None else VirtualHost.of(message)
+
+    @flow.derived
+    def _rule_hosts(self, scope: Scope, client: Client, port: int) -> "tuple[VirtualHost, ...]":
+        """The hosts that only a VirtualService knows. Istio serves them on port 80 alone."""
+        if port != RULE_HOSTS_PORT:
+            return ()
+        view = self.mesh.view(scope)
+        made = (rule_virtual_host(view, client, host, routing, port) for host, routing in self.mesh.rule_hosts(scope))
+        return tuple(VirtualHost.of(m) for m in made if m is not None)
+
+    @flow.derived
+    def _catch_all(self, scope: Scope) -> "VirtualHost":
+        return VirtualHost.of(catch_all(self.mesh.outbound_policy(scope)))
+
+    @flow.derived
+    def route_scope(self, scope: Scope, hostname: str, namespace: str) -> Scope:
+        """The least scope with the same routes for this service: the same VirtualService, leading to the same services and rules."""
+        if scope == EVERYONE:
+            return EVERYONE
+        routing = self.mesh.routing(scope, hostname)
+        if routing != self.mesh.routing(EVERYONE, hostname) or self.rule_scope(scope, hostname, namespace) != EVERYONE:
+            return scope
+        here, everywhere = self.mesh.view(scope), self.mesh.view(EVERYONE)
+        for host in _destinations(routing):
+            service = here.destination(host)
+            if service != everywhere.destination(host):
+                return scope
+            if service is not None and self.rule_scope(scope, service.hostname, service.namespace) != EVERYONE:
+                return scope
+        return EVERYONE
+
+
+class VirtualHost(msgspec.Struct, frozen=True):
+    """A virtual host as a serialised field of a route configuration, and the domains it claims."""
+
+    domains: tuple[str, ...]
+    field: bytes
+    version: bytes
+
+    @classmethod
+    def of(cls, message: "pb.VirtualHost") -> "VirtualHost":
+        body = message.SerializeToString(deterministic=True)
+        return cls(tuple(message.domains), join(b"", (body,)), content_hash(body).encode())
+
+
+class RouteTable(msgspec.Struct, frozen=True):
+    """A route table before it is joined. `others` come after the services' virtual hosts; the catch-all is the last."""
+
+    form: str
+    parts: dict[ServicePort, VirtualHost]
+    others: tuple[VirtualHost, ...]
+    taken: frozenset[str]  # every domain of the table
+    of_namespace: dict[str, list[ServicePort]]
+
+
+def _within(client: Client, scope: Scope) -> Client:
+    """`client` as one of `scope`."""
+    return msgspec.structs.replace(client, namespace=scope.namespace, labels=scope.labels)
+
+
+def _destinations(routing: Routing | None) -> set[str]:
+    """The hosts that the rule's HTTP routes lead to."""
+    if routing is None:
+        return set()
+    hosts: set[str] = set()
+    for http in routing.rule.spec.http:
+        hosts.update(route.destination.host for route in http.route)
+        hosts.update(mirror.destination.host for mirror in http.mirrors)
+        if http.mirror is not None:
+            hosts.add(http.mirror.host)
+    return hosts

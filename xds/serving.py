@@ -1,0 +1,110 @@
+"""The running control plane: sources feed the mesh, the mesh feeds groups of resources, groups feed streams.
+
+Everything here happens on one event loop. Changes are written into the graph as they come, which only marks what depends on them. One
+task settles the graph and brings the groups up to date: at once after the first change, and then, while the pushes of the last
+step are still being written, not again until they are; what came meanwhile is one step. So a lone change is as fast as it can be,
+and a storm of them costs one push at a time.
+"""
+
+import asyncio
+import gc
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import structlog
+
+from xds import flow
+from xds.discovery.resources import Assignable, Assignment
+from xds.discovery.server import Server
+from xds.envoy.classes import Classes
+from xds.mesh.store import Mesh
+from xds.sources.changes import Change, Source
+
+log = structlog.get_logger()
+
+SLICE_SECONDS = 0.02  # the longest that settling keeps the loop from its other work
+COALESCE_SECONDS = 0.25  # the longest that a settled step waits for the writes of the one before
+
+
+class Control:
+    """The control plane: a `Sink` for its sources and the `Provider` of its server."""
+
+    def __init__(self, sources: Sequence[Source]) -> None:
+        self._sources = sources
+        self.mesh = Mesh()
+        self.classes = Classes(self.mesh)
+        self.ready = asyncio.Event()
+        self.server: Server | None = None
+        self._changed = asyncio.Event()
+        self._unsynced = len(sources)
+        self.settled_at = 0.0  # time.monotonic() of the last settled step
+
+    # Sink
+
+    def apply(self, changes: Sequence[Change]) -> None:
+        """Take `changes` into the mesh, and have them settled soon."""
+        for change in changes:
+            for problem in change.problems:
+                level = log.info if problem.warning else log.warning
+                level("resource.invalid" if change.invalid else "resource.suspect", ref=str(change.ref), problem=str(problem))
+        self.mesh.apply(changes)
+        self._changed.set()
+
+    def synced(self) -> None:
+        """One source has delivered what existed at its start. The last one's word opens the server."""
+        self._unsynced -= 1
+        if self._unsynced <= 0:
+            self._changed.set()
+            gc.collect()
+            gc.freeze()  # what was loaded at the start stays: later collections need not look at it
+            self.ready.set()
+            log.info("sources.synced")
+
+    # Provider
+
+    def open(self, stream: Assignable) -> Assignment:
+        """What a new stream gets."""
+        return self.classes.open(stream)
+
+    def close(self, stream: Assignable) -> None:
+        """A stream has ended."""
+        self.classes.close(stream)
+
+    async def run(self) -> None:
+        """Run the sources and keep the groups up to date until cancelled."""
+        if not self._sources:
+            self.synced()
+        async with asyncio.TaskGroup() as tasks:
+            for source in self._sources:
+                tasks.create_task(source.run(self))
+            tasks.create_task(self._settle())
+
+    async def _settle(self) -> None:
+        while True:
+            await self._changed.wait()
+            self._changed.clear()
+            if not self.ready.is_set():
+                continue
+            started = time.monotonic()
+            step = self.classes.settle()
+            pause = started + SLICE_SECONDS
+            for _ in step:
+                if time.monotonic() > pause:
+                    await asyncio.sleep(0)
+                    pause = time.monotonic() + SLICE_SECONDS
+            self.classes.flush()
+            self.mesh.sweep()
+            self._report_errors()
+            self.settled_at = time.monotonic()
+            if self.server is not None:
+                await self.server.written(timeout=COALESCE_SECONDS)
+
+    def _report_errors(self) -> None:
+        for node, error in self.classes.new_errors():
+            log.error("translation.failed", what=repr(node), error=repr(error), note="the last good version stays in force")
+
+
+def errors(graph: flow.Graph) -> list[dict[str, Any]]:
+    """The derived values that fail now, for `/debug/errors`."""
+    return [{"value": repr(node), "error": repr(error)} for node, error in graph.errors()]
