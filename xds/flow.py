@@ -19,12 +19,14 @@ stops the wave there: those that read it are not computed at all.
 
 An exception in a derived method is kept on its node as `error` while readers go on with the last good value; where there is
 none yet, reading raises the exception again. The law that tests hold: after any sequence of writes, what is read equals what
-a new graph with the same tables would give.
+a new graph with the same tables would give, last good values aside.
 
 Not thread-safe: one thread owns a graph. Values must not be changed once they are in it.
 """
 
 from collections.abc import Callable, Hashable, Iterator
+from types import TracebackType
+from types import MethodType
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
 K = TypeVar("K", bound=Hashable)
@@ -53,7 +55,7 @@ class Node:
         self.value = value
         self.state = state
         self.error: Exception | None = None
-        self.sources: list[Node] = []
+        self.sources: list[Node] | tuple[()] = ()
         self.readers: set[Node] = set()
         self.watch: Watch | None = None
 
@@ -65,12 +67,12 @@ class Node:
         reader = _reader
         if reader is not None and reader not in self.readers:
             self.readers.add(reader)
-            reader.sources.append(self)
+            reader.sources.append(self)  # type: ignore[union-attr]  # a list while it is being computed
         if self.state:
             self.settle()
         if self.value is _UNSET:
             assert self.error is not None
-            raise self.error
+            raise self.error.with_traceback(_origin(self.error))
         return self.value
 
     def settle(self) -> None:
@@ -90,6 +92,7 @@ class Node:
 
     def compute(self) -> None:
         global _reader
+        graph = self.owner.graph
         previous = self.sources
         for source in previous:
             source.readers.discard(self)
@@ -100,26 +103,29 @@ class Node:
             new = self.owner.function(*self.args)
         except CycleError:
             self.state = STALE
+            if self.watch is not None:
+                self.watch.dirty[self] = None  # no mark would reach it there while it is stale
             raise
         except Exception as e:  # noqa: BLE001 - kept on the node; readers go on with the last good value
-            self.error = e
+            self.error = graph.failing[self] = e
             changed = self.value is _UNSET  # those who read the previous error must see this one
         else:
-            self.error = None
+            if self.error is not None:
+                self.error = None
+                graph.failing.pop(self, None)
             changed = new is not self.value and (self.value is _UNSET or bool(new != self.value))
             if changed:
                 self.value = new
         finally:
             _reader = outer
+            for source in previous:
+                if not source.readers:
+                    graph.orphans.add(source)
         self.state = CLEAN
         if changed:
             for reader in self.readers:
                 if reader.state != COMPUTING:
                     reader.state = STALE
-        orphans = self.owner.graph.orphans
-        for source in previous:
-            if not source.readers:
-                orphans.add(source)
 
     def mark(self) -> None:
         """Mark what reads this node as stale, and what reads that as suspect; tell the watches."""
@@ -154,6 +160,16 @@ class Node:
             way.append(repr(node))
             node = next((r for r in node.readers if r.state == COMPUTING), None)
         return [*way, repr(self)]
+
+
+def _origin(error: Exception) -> TracebackType | None:
+    """The traceback of `error` from the derived method that raised it: without what it grew by, each time it was raised again."""
+    origin = trace = error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code is Node.compute.__code__:
+            origin = trace
+        trace = trace.tb_next
+    return origin
 
 
 class Table(Generic[K, V]):
@@ -193,7 +209,7 @@ class Table(Generic[K, V]):
         return None if node is None else node.value
 
     def items(self) -> Iterator[tuple[K, V]]:
-        """The keys that have a value, with it; not recorded as read: a derived method that needs a listing reads one from a key."""
+        """The keys that have a value, with it. Not recorded as read: a derived method that needs a listing reads one from a key."""
         for key, node in self.nodes.items():
             if node.value is not None:
                 yield key, node.value
@@ -205,16 +221,22 @@ class Table(Generic[K, V]):
 class Derived(Generic[P, T]):
     """A derived method bound to its graph: call it with hashable positional arguments to read the value."""
 
-    __slots__ = ("function", "graph", "name", "nodes")
+    __slots__ = ("arity", "defaults", "function", "graph", "name", "nodes")
 
     def __init__(self, graph: "Graph", name: str, function: Callable[..., T]) -> None:
         self.graph = graph
         self.name = name
         self.function = function
+        code = function.__func__.__code__ if isinstance(function, MethodType) else function.__code__  # type: ignore[attr-defined]
+        self.arity = code.co_argcount - 1
+        self.defaults: tuple[Any, ...] = function.__defaults__ or ()  # type: ignore[attr-defined]
         self.nodes: dict[tuple[Any, ...], Node] = {}
 
     def node(self, *args: Any) -> Node:
         """The node of these arguments, which may not have been computed yet."""
+        missing = self.arity - len(args)
+        if missing:
+            args += self.defaults[-missing:]  # one node, whether the defaults are given or not
         node = self.nodes.get(args)
         if node is None:
             node = self.nodes[args] = Node(self, args, _UNSET, STALE)
@@ -222,6 +244,8 @@ class Derived(Generic[P, T]):
         return node
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> T:
+        if kwargs:
+            raise TypeError(f"{self.name} takes positional arguments only: they name its node")
         node = self.nodes.get(args)
         if node is None:
             node = self.node(*args)
@@ -230,7 +254,7 @@ class Derived(Generic[P, T]):
 
 
 class derived(Generic[G, P, T]):  # noqa: N801 - used as a decorator
-    """Makes a method of a `Graph` a derived value, kept by its arguments. It must be pure but for what it reads from the graph."""
+    """Makes a method of a `Graph` a derived value, kept by its arguments. But for what it reads from the graph, it is pure."""
 
     def __init__(self, function: Callable[Concatenate[G, P], T]) -> None:
         self.wrapped = function
@@ -258,7 +282,8 @@ class Graph:
     def __init__(self, parent: "Graph | None" = None) -> None:
         self.tables: list[Table[Any, Any]] = [] if parent is None else parent.tables
         self.derivations: list[Derived[Any, Any]] = [] if parent is None else parent.derivations
-        self.orphans: set[Node] = set() if parent is None else parent.orphans
+        self.orphans: set[Node] = set() if parent is None else parent.orphans  # may have no readers left
+        self.failing: dict[Node, Exception] = {} if parent is None else parent.failing
 
     def table(self, name: str) -> Table[Any, Any]:
         """A new table. `name` is what `why` and error messages call it."""
@@ -268,10 +293,7 @@ class Graph:
 
     def errors(self) -> Iterator[tuple[Node, Exception]]:
         """The derived values whose last computation failed. Their readers go on with the last good value."""
-        for derivation in self.derivations:
-            for node in derivation.nodes.values():
-                if node.error is not None:
-                    yield node, node.error
+        yield from tuple(self.failing.items())
 
     def sweep(self) -> int:
         """Forget the nodes that nobody reads or watches, and absent keys that nobody asks for; returns how many.
@@ -288,13 +310,14 @@ class Graph:
             if node.owner.nodes.get(key) is not node:
                 continue
             del node.owner.nodes[key]
+            self.failing.pop(node, None)
             swept += 1
             for source in node.sources:
                 source.readers.discard(node)
                 if not source.readers:
                     self.orphans.add(source)
-            node.sources = []
-            node.state = STALE if not is_input else CLEAN
+            node.sources = ()
+            node.state = CLEAN if is_input else STALE
         return swept
 
 

@@ -5,7 +5,6 @@ import socket
 import ssl
 import subprocess
 from collections.abc import Callable, Iterable, Iterator
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from support.pod import POD_IP, POD_IP6, WORLD_IP, Pod
 from support.seen import Seen, entry, headless, service
 
 from xds import pb
+from xds.envoy.clusters import black_hole_cluster, inbound_cluster, inbound_passthrough_cluster, passthrough_cluster
 from xds.envoy.inbound_listeners import inbound_listeners
 from xds.envoy.listeners import http_proxy, outbound_listener, plan, virtual_outbound
 from xds.mesh.model import Client, Egress, Inbound, Mode, Protocol
@@ -220,37 +220,28 @@ def named_clusters(listeners: Iterable[Any]) -> set[str]:
     return {name for name in found if name.startswith("outbound|")}
 
 
-def static(name: str, port: int | None) -> Any:
-    """A cluster with one endpoint, in the world; with none where there is no port."""
+def static(name: str, port: int) -> Any:
+    """A cluster with one endpoint, in the world."""
     endpoint: Any = {"endpoint": {"address": {"socket_address": {"address": WORLD_IP, "port_value": port}}}}
-    endpoints: Any = [] if port is None else [{"lb_endpoints": [endpoint]}]
-    return pb.Cluster(name=name, type="STATIC", load_assignment={"cluster_name": name, "endpoints": endpoints})
-
-
-def original(name: str, source: str = "") -> Any:
-    """A cluster of wherever a connection was going, called from `source`."""
-    bind: Any = {"source_address": {"address": source, "port_value": 0}} if source else None
-    timeout = timedelta(seconds=2)
-    return pb.Cluster(
-        name=name, type="ORIGINAL_DST", lb_policy="CLUSTER_PROVIDED", connect_timeout=timeout, upstream_bind_config=bind
-    )
+    assignment: Any = {"cluster_name": name, "endpoints": [{"lb_endpoints": [endpoint]}]}
+    return pb.Cluster(name=name, type="STATIC", load_assignment=assignment)
 
 
 APPS = (8080, 9443, 9000, 7070, 3306)
 
 
-def start(pod: Pod, listeners: list[Any], source: str = "127.0.0.6", apps: Iterable[int] = APPS) -> None:
+def start(pod: Pod, listeners: list[Any], client: Client = DUAL, apps: Iterable[int] = APPS) -> None:
     """Start the pod with `listeners`, a server for every place they lead to, and applications on `apps` (3306 speaks first)."""
-    clusters = [original("PassthroughCluster"), static("BlackHoleCluster", None)]
-    clusters += [original(name, source) for name in ("InboundPassthroughCluster", *(f"inbound|{i.port}||" for i in INBOUNDS))]
-    clusters.append(original("InboundPassthroughClusterIpv6"))
+    config = MeshConfig()
+    clusters = [passthrough_cluster(config), inbound_passthrough_cluster(client, config), black_hole_cluster()]
+    clusters += [inbound_cluster(inbound, client, config) for inbound in INBOUNDS]
     for number, name in enumerate(sorted(named_clusters(listeners)), 20001):
         pod.serve(pod.world, "0.0.0.0", number, name, greets="db.x" in name)
         clusters.append(static(name, number))
     for port in (80, 443, 6379, 7777, 15001):
-        pod.serve(pod.world, "0.0.0.0", port, f"world {port}")
+        pod.serve(pod.world, "::", port, f"world {port}")
     for port in apps:
-        pod.serve(pod.pod, "0.0.0.0", port, f"app {port}", greets=port == 3306)
+        pod.serve(pod.pod, "::", port, f"app {port}", greets=port == 3306)
     pod.start([inline(listener) for listener in listeners], clusters)
 
 
@@ -402,15 +393,17 @@ class TestOutbound:
 @pytest.mark.root
 class TestInbound:
     @pytest.mark.parametrize("port", [8080, 9000, 7070], ids=["declared", "detected", "undeclared"])
-    def test_http_passes_as_http(self, open_pod: Pod, port: int) -> None:
-        answer = ask(open_pod.world.connect(POD_IP, port), GET)
+    @pytest.mark.parametrize("address", [POD_IP, POD_IP6])
+    def test_http_passes_as_http(self, open_pod: Pod, address: str, port: int) -> None:
+        answer = ask(open_pod.world.connect(address, port), GET)
         assert body(answer) == f"app {port}"
         assert b"x-envoy-upstream-service-time" in answer
 
     @pytest.mark.parametrize("port", [9443, 9000, 7070], ids=["declared", "detected", "undeclared"])
     @pytest.mark.parametrize("first", [RAW, hello("app")], ids=["raw", "tls"])
-    def test_other_bytes_pass_as_they_are(self, open_pod: Pod, port: int, first: bytes) -> None:
-        assert ask(open_pod.world.connect(POD_IP, port), first) == f"app {port}:".encode() + first
+    @pytest.mark.parametrize("address", [POD_IP, POD_IP6])
+    def test_other_bytes_pass_as_they_are(self, open_pod: Pod, address: str, port: int, first: bytes) -> None:
+        assert ask(open_pod.world.connect(address, port), first) == f"app {port}:".encode() + first
 
     def test_a_server_may_speak_first_on_a_declared_tcp_port(self, called: Call) -> None:
         assert called(POD_IP, 3306, b"") == "220 app 3306\r\n"
@@ -446,7 +439,7 @@ def test_detection_ends_after_the_meshs_timeout_where_the_server_speaks_first() 
 def test_a_transparent_proxy_shows_the_application_its_callers_address() -> None:
     client = Client("default", addresses=(POD_IP,), mode=Mode.TPROXY)
     with pod.running(pod.TPROXY) as running:
-        start(running, resources(seen(), client), source="")
+        start(running, resources(seen(), client), client)
         assert body(ask(running.world.connect(POD_IP, 8080), GET)) == "app 8080"
         assert body(ask(running.world.connect(POD_IP, 9000), RAW)) == "app 9000"
         assert body(ask(running.world.connect(POD_IP, 7070), RAW)) == "app 7070"
@@ -472,7 +465,7 @@ def test_without_capture_listeners_are_called_by_their_own_addresses() -> None:
         return connection
 
     with pod.running("") as running:
-        start(running, resources(seen(), client, inbounds=[], egress=egress), apps=())
+        start(running, resources(seen(), client, inbounds=[], egress=egress), client, apps=())
         assert body(ask(running.pod.connect("127.0.0.5", 80), GET)) == "table 127.0.0.5:80"
         assert body(ask(running.pod.connect("127.0.0.1", 3306), b"")) == "220 outbound|3306||db.x\r\n"
         assert body(ask(running.pod.enter(unix), GET)) == "table unix://@http"

@@ -6,6 +6,7 @@ missing is built by it, once.
 """
 
 import base64
+import functools
 import json
 import os
 import shutil
@@ -43,7 +44,7 @@ def binary(name: str) -> Path:
 
 
 class Kube:
-    """One API server and its etcd. `kubeconfig` is the administrator's; `kubeconfig_of("reader")` is of a user without any permission."""
+    """One API server and its etcd. `kubeconfig` is the administrator's; that of `reader` is of a user who may do nothing."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -58,7 +59,7 @@ class Kube:
         (self.directory / "tokens.csv").write_text('admin,admin,admin,"system:masters"\nreader,reader,reader\n')
         (self.directory / "service-accounts.key").write_text(_ec_private_key())
         for user in ("admin", "reader"):
-            self.kubeconfig_of(user).write_text(yaml.safe_dump(self._kubeconfig(user)))
+            self.write_kubeconfig(self.kubeconfig_of(user), user)
         etcd = f"http://127.0.0.1:{self._etcd_port}"
         peer = f"http://127.0.0.1:{self._peer_port}"
         self._run(
@@ -115,7 +116,23 @@ class Kube:
             reserved.close()
 
     def kubeconfig_of(self, user: str) -> Path:
+        """The kubeconfig of `admin` or `reader`."""
         return self.directory / f"{user}.kubeconfig"
+
+    def write_kubeconfig(self, path: Path, user: str = "admin", *, port: int | None = None, token: str | None = None) -> Path:
+        """Write another kubeconfig for `user`: by way of a `port` that forwards to the API server, or with another token."""
+        certificates = self.directory / "certs" / "apiserver.crt"  # its issuer is in the same file
+        cluster = {"server": f"https://127.0.0.1:{port or self.port}", "certificate-authority": str(certificates)}
+        config = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{"name": "test", "cluster": cluster}],
+            "users": [{"name": user, "user": {"token": token or user}}],
+            "contexts": [{"name": "test", "context": {"cluster": "test", "user": user}}],
+            "current-context": "test",
+        }
+        path.write_text(yaml.safe_dump(config))
+        return path
 
     def kubectl(self, *args: str, stdin: str = "") -> str:
         """What `kubectl` prints, run as the administrator. Its own message is in the error when it fails."""
@@ -131,6 +148,11 @@ class Kube:
         """`kubectl apply` of YAML documents."""
         self.kubectl("apply", "-f", "-", stdin=manifest)
 
+    def namespace(self) -> str:
+        """A new namespace for one test."""
+        created = self.request("POST", "/api/v1/namespaces", {"metadata": {"generateName": "test-"}})
+        return str(created["metadata"]["name"])
+
     def apply_crds(self, *plurals: str) -> None:
         """Install Istio's CRDs, or those of `plurals` only, and wait until their resources are served."""
         crds = [crd for crd in yaml.load_all(binary("istio-crds.yaml").read_bytes(), yaml.CSafeLoader) if crd]
@@ -142,7 +164,7 @@ class Kube:
             spec = crd["spec"]
             served = [version["name"] for version in spec["versions"] if version["served"]]
             paths = [f"/apis/{spec['group']}/{version}/{spec['names']['plural']}" for version in served]
-            poll(lambda paths=paths: all(self._is_served(path) for path in paths), f"{spec['names']['plural']} to be served")
+            poll(functools.partial(self._are_served, paths), f"{spec['names']['plural']} to be served")
 
     def request(self, method: str, path: str, body: Any = None) -> Any:
         """The answer to one API request, decoded. A PATCH is a server-side apply."""
@@ -179,18 +201,6 @@ class Kube:
         with (self.directory / f"{name}.log").open("ab") as log:
             self._processes[name] = subprocess.Popen([binary(name), *flags], stdout=log, stderr=log, cwd=self.directory)
 
-    def _kubeconfig(self, user: str) -> dict[str, Any]:
-        certificates = self.directory / "certs" / "apiserver.crt"  # its issuer is in the same file
-        cluster = {"server": f"https://127.0.0.1:{self.port}", "certificate-authority": str(certificates)}
-        return {
-            "apiVersion": "v1",
-            "kind": "Config",
-            "clusters": [{"name": "test", "cluster": cluster}],
-            "users": [{"name": user, "user": {"token": user}}],
-            "contexts": [{"name": "test", "context": {"cluster": "test", "user": user}}],
-            "current-context": "test",
-        }
-
     def _is_ready(self) -> bool:
         for name, process in self._processes.items():
             if process.poll() is not None:
@@ -201,9 +211,10 @@ class Kube:
         except (OSError, AssertionError):
             return False
 
-    def _is_served(self, path: str) -> bool:
+    def _are_served(self, paths: Iterable[str]) -> bool:
         try:
-            self.request("GET", f"{path}?limit=1")
+            for path in paths:
+                self.request("GET", f"{path}?limit=1")
         except AssertionError:
             return False
         return True

@@ -37,6 +37,9 @@ if ! command -v go > /dev/null; then
   PATH=$cache/go-$go/go/bin:$PATH
 fi
 
+# Shows what a command says only where it fails: go names every module that it adds.
+quietly() { "$@" > "$work/output" 2>&1 || { cat "$work/output" >&2; return 1; }; }
+
 # k8s.io/kubernetes replaces its staging modules by folders of its repository, so that it can't be built as a dependency:
 # this module gives each the release that belongs to it.
 kubernetes_module() {
@@ -47,15 +50,15 @@ kubernetes_module() {
   sed -nE "s#^\s+(k8s.io/\S+) => ./staging/.*#replace \1 => \1 v0.${kubernetes#1.}#p" "$published" >> go.mod
   printf '//go:build tools\n\npackage tools\n\n' > tools.go
   printf 'import _ "k8s.io/kubernetes/cmd/%s"\n' kube-apiserver kubectl >> tools.go
-  go mod tidy
+  quietly go mod tidy
 }
 
 etcd_module() {
   mkdir "$work/etcd-module" && cd "$work/etcd-module"
   printf 'module binaries\n\ngo 1.24\n' > go.mod
   printf 'package main\n\nimport (\n\t"os"\n\n\t"go.etcd.io/etcd/server/v3/etcdmain"\n)\n\nfunc main() { etcdmain.Main(os.Args) }\n' > main.go
-  go get "go.etcd.io/etcd/server/v3@v$etcd"
-  go mod tidy
+  quietly go get "go.etcd.io/etcd/server/v3@v$etcd"
+  quietly go mod tidy
 }
 
 for name in "${missing[@]}"; do

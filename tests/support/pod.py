@@ -103,7 +103,7 @@ class Namespace:
 
     def listen(self, address: str, port: int) -> socket.socket:
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        return self.enter(lambda: socket.create_server((address, port), family=family, reuse_port=False))
+        return self.enter(lambda: socket.create_server((address, port), family=family, dualstack_ipv6=address == "::"))
 
 
 class Server:
@@ -124,7 +124,7 @@ class Server:
         with contextlib.suppress(OSError):
             while True:
                 connection, peer = self.listening.accept()
-                self.peers.append(peer[0])
+                self.peers.append(peer[0].removeprefix("::ffff:"))
                 threading.Thread(target=self._answer, args=(connection,), daemon=True).start()
 
     def _answer(self, connection: socket.socket) -> None:

@@ -14,11 +14,12 @@ from msgspec.structs import replace
 
 from xds.envoy import names
 from xds.envoy.addresses import network
+from xds.envoy.clusters import stat_name
 from xds.envoy.filters import Chain
 from xds.envoy.filters.network import network_filters, tcp_proxy
 from xds.envoy.http_routes import config_metadata
 from xds.envoy.outbound_plan import Bind, Target
-from xds.mesh.model import Client, Routing, Service
+from xds.mesh.model import Client, Resolution, Routing, Service
 from xds.mesh.view import View
 from xds.objects import L4MatchAttributes, RouteDestination, TLSMatchAttributes
 
@@ -202,8 +203,27 @@ def _server_names(hosts: Iterable[str]) -> tuple[str, ...] | None:
 
 
 def _own(view: View, chain: Chain, service: Service, target: Target) -> "list[NetworkFilter]":
+    """Filters that forward to a service's own cluster."""
     cluster = names.outbound(service.hostname, target.port)
-    return network_filters(chain, tcp_proxy(chain, cluster, [(cluster, 1)], view.traffic_policy(service, target.port)))
+    last = tcp_proxy(
+        chain, _stat_prefix(chain, cluster, service, target.port), [(cluster, 1)], view.traffic_policy(service, target.port)
+    )
+    return network_filters(_resolving(chain, service), last)
+
+
+def _resolving(chain: Chain, service: Service | None) -> Chain:
+    """`chain`, as one that leads to `service`."""
+    if service is None or service.resolution is not Resolution.DYNAMIC_DNS:
+        return chain
+    return replace(chain, dynamic_dns=True)
+
+
+def _stat_prefix(chain: Chain, cluster: str, service: Service | None, port: int, subset: str = "") -> str:
+    """What statistics call connections to one cluster."""
+    found = None if service is None else service.port(port)
+    if service is None or found is None:
+        return cluster
+    return stat_name(chain.config.outbound_cluster_stat_name, service, found, subset) or cluster
 
 
 def _routes(
@@ -211,9 +231,9 @@ def _routes(
 ) -> "list[NetworkFilter]":
     """Filters that forward to the destinations of a rule. The first one's policy is that of the whole (Istio)."""
     clusters: list[tuple[str, int]] = []
-    policy = None
+    policy, stat_prefix = None, ""
     for route in routes:
-        destination = route.destination
+        destination, subset = route.destination, route.destination.subset or ""
         service = view.destination(destination.host)
         if destination.port is not None and destination.port.number:
             port = destination.port.number
@@ -221,12 +241,13 @@ def _routes(
             port = service.ports[0].number
         else:
             port = chain.port or target.port
-        hostname = destination.host if service is None else service.hostname
-        if not clusters and service is not None:
-            policy = view.traffic_policy(service, port, destination.subset or "")
-        clusters.append((names.outbound(hostname, port, destination.subset or ""), route.weight or 0))
+        cluster = names.outbound(destination.host if service is None else service.hostname, port, subset)
+        if not clusters:
+            chain = _resolving(chain, service)
+            stat_prefix = _stat_prefix(chain, cluster, service, port, subset)
+            policy = None if service is None else view.traffic_policy(service, port, subset)
+        clusters.append((cluster, route.weight or 0))
     if len(clusters) != 1:
         clusters = [(cluster, weight) for cluster, weight in clusters if weight > 0] or [(names.BLACK_HOLE, 1)]
-    ref = routing.refs[0]
-    stat_prefix = clusters[0][0] if len(clusters) == 1 else f"{ref.name}.{ref.namespace}"
+        stat_prefix = f"{routing.rule.ref.name}.{routing.rule.ref.namespace}"
     return network_filters(chain, tcp_proxy(chain, stat_prefix, clusters, policy))

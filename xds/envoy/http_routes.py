@@ -84,7 +84,7 @@ def config_metadata(routing: Routing) -> "Metadata":
     """Names the VirtualService behind a route, where Istio's tools and dashboards look for it."""
     ref = routing.rule.ref
     config = f"/apis/networking.istio.io/v1/namespaces/{ref.namespace}/virtual-service/{ref.name}"
-    return {"filter_metadata": {"istio": {"config": config}}}
+    return {"filter_metadata": {"istio": {"fields": {"config": {"string_value": config}}}}}
 
 
 def _operation(cluster: str, routing: Routing, port: int, conditions: "RouteMatch") -> str:

@@ -15,7 +15,7 @@ import msgspec
 from xds import pb
 from xds.envoy import names
 from xds.envoy.access_logs import listener_access_logs
-from xds.envoy.addresses import address, families, wildcards
+from xds.envoy.addresses import address, wildcards
 from xds.envoy.filter_chains import PLAIN_HTTP, RAW, Draft, Match
 from xds.envoy.filters import Chain
 from xds.envoy.filters.connection_manager import connection_manager
@@ -144,22 +144,16 @@ def _chains(client: Client, inbound: Inbound, config: MeshConfig, name: str, por
 
 
 def _passthrough_chains(client: Client, config: MeshConfig) -> Iterator[Draft]:
-    """The chains for ports that no service or Sidecar declares. What they carry is found out as far as it shows.
-
-    A cluster's connections have one source address, so that a dual-stack workload has a cluster for each family.
-    """
+    """The chains for ports that no service or Sidecar declares. What they carry is found out as far as it shows."""
     chain = Chain(inbound=True, config=config, client=client, protocol=Protocol.AUTO)
-    ways: list[tuple[str, tuple[str, ...]]] = [(names.INBOUND_PASSTHROUGH, ())]
-    if all(families(client)):
-        ways.append((names.INBOUND_PASSTHROUGH_IPV6, ("::/0",)))
-    for cluster, subnets in ways:
-        for opening in openings(Mtls.DISABLE, Protocol.AUTO):
-            match = Match(subnets, transport=opening.transport, applications=opening.applications)
-            if opening.http:
-                manager = connection_manager(chain, f"inbound_{cluster}", _passthrough_routes(cluster))
-                yield Draft(match, network_filters(chain, manager), f"{VIRTUAL_INBOUND}-catchall-http")
-            else:
-                yield Draft(match, network_filters(chain, tcp_proxy(chain, cluster, [(cluster, 1)])), VIRTUAL_INBOUND)
+    cluster = names.INBOUND_PASSTHROUGH
+    for opening in openings(Mtls.DISABLE, Protocol.AUTO):
+        match = Match(transport=opening.transport, applications=opening.applications)
+        if opening.http:
+            manager = connection_manager(chain, f"inbound_{cluster}", _passthrough_routes(cluster))
+            yield Draft(match, network_filters(chain, manager), f"{VIRTUAL_INBOUND}-catchall-http")
+        else:
+            yield Draft(match, network_filters(chain, tcp_proxy(chain, cluster, [(cluster, 1)])), VIRTUAL_INBOUND)
 
 
 def _passthrough_routes(cluster: str) -> pb.RouteConfiguration:

@@ -22,6 +22,8 @@ from xds.mesh.view import View
 
 HTTP_PROXY = "http_proxy"  # the name of the route table of the HTTP proxy port
 
+WILDCARDS = ("0.0.0.0", "::")
+
 ServicePort = tuple[str, str, int]  # hostname, namespace, port number
 
 
@@ -55,6 +57,7 @@ class Bind(msgspec.Struct, frozen=True):
     grpc_web: bool = False
     targets: tuple[Target, ...] = ()
     wildcard: bool = False  # takes what comes to any address, unless another listener has that address
+    dynamic_dns: bool = False  # some of its HTTP services are names that are resolved when they are called
 
     @property
     def detects(self) -> bool:
@@ -95,18 +98,49 @@ class Plan(msgspec.Struct, frozen=True):
 class _Draft:
     """A bind in the making."""
 
-    def __init__(self, addresses: tuple[str, ...], port: int, captured: bool, wildcard: bool) -> None:
+    def __init__(self, addresses: tuple[str, ...], port: int, captured: bool) -> None:
         self.addresses = addresses
         self.port = port
         self.captured = captured
-        self.wildcard = wildcard
         self.locked = False
         self.route = ""
         self.grpc_web = False
+        self.dynamic_dns = False
         self.targets: list[Target] = []
 
     def bind(self, name: str) -> Bind:
-        return Bind(name, self.addresses, self.port, self.captured, self.route, self.grpc_web, tuple(self.targets), self.wildcard)
+        return Bind(
+            name=name,
+            addresses=self.addresses,
+            port=self.port,
+            captured=self.captured,
+            route=self.route,
+            grpc_web=self.grpc_web,
+            targets=tuple(self.targets),
+            wildcard=self.addresses[0] in WILDCARDS,
+            dynamic_dns=self.dynamic_dns,
+        )
+
+
+class _Asked(msgspec.Struct, frozen=True):
+    """One service port that an egress listener shows, as callers see it: `number` and `protocol` may be the listener's own.
+
+    `bind` has the addresses that the egress listener names, none where the service's count. `table` is the route table that
+    the listener's HTTP shares.
+    """
+
+    egress: int
+    service: Service
+    port: Port
+    number: int
+    protocol: Protocol
+    bind: tuple[str, ...]
+    bound: bool
+    table: str
+
+    @property
+    def service_port(self) -> ServicePort:
+        return self.service.hostname, self.service.namespace, self.port.number
 
 
 class _Planner:
@@ -120,67 +154,59 @@ class _Planner:
 
     def add(self, index: int, egress: Egress) -> None:
         """Add what one egress listener asks for."""
-        is_catch_all = not egress.port and not egress.bind.startswith(UNIX)
+        is_unix = egress.bind.startswith(UNIX)
+        is_catch_all = not egress.port and not is_unix
         if is_catch_all:
             # What an explicit egress listener took is its own: the catch-all adds no services to it (Istio: Sidecar, "egress").
             for draft in self.drafts.values():
                 draft.locked = True
-        bound = not egress.captured or self.client.mode is Mode.NONE or egress.bind.startswith(UNIX)
+        bound = not egress.captured or self.client.mode is Mode.NONE or is_unix
         bind = (egress.bind,) if egress.bind else loopbacks(self.client) if bound else ()
-        services = [s for s in map(self.view.service, dict.fromkeys(h for h, _ in egress.hosts)) if s is not None]
-        shown = set(egress.hosts)
         http: dict[int, list[ServicePort]] = {}
-        opened: dict[str, int] = {}  # names of the shared route tables -> port
-        for service in services:
-            if (service.hostname, service.namespace) not in shown:
-                continue
-            for port in service.ports:
-                if egress.port and port.number != egress.port:
-                    continue
-                protocol = port.protocol if is_catch_all or egress.protocol is Protocol.AUTO else egress.protocol
-                number = port.number if is_catch_all else egress.port
-                if port.protocol is not Protocol.UDP and not port.protocol.is_tcp:
-                    http.setdefault(number, []).append((service.hostname, service.namespace, port.number))
-                route = egress.bind if egress.bind.startswith(UNIX) else f"{egress.bind}:{number}" if egress.bind else str(number)
-                if self.place(service, port, protocol, number, bind, bound, route, index):
-                    opened[route] = number
-        for name, number in opened.items():
-            self.routes.setdefault(name, RouteNeed(number, tuple(http.get(number, ())), egress=index))
+        opened: dict[str, int] = {}  # route tables that some listener uses -> what callers connect to
+        for service, port in self.shown(egress):
+            number = port.number if is_catch_all else egress.port
+            protocol = port.protocol if is_catch_all or egress.protocol is Protocol.AUTO else egress.protocol
+            table = egress.bind if is_unix else f"{egress.bind}:{number}" if egress.bind else str(number)
+            asked = _Asked(index, service, port, number, protocol, bind, bound, table)
+            if not port.protocol.is_tcp:
+                http.setdefault(number, []).append(asked.service_port)
+            if self.place(asked):
+                opened[table] = number
+        for table, number in opened.items():
+            self.routes.setdefault(table, RouteNeed(number, tuple(http.get(number, ())), egress=index))
         if is_catch_all and self.view.config.proxy_http_port:
             every = tuple(port for ports in http.values() for port in ports)
             self.routes[HTTP_PROXY] = RouteNeed(0, every, egress=index)
 
-    def place(
-        self,
-        service: Service,
-        port: Port,
-        protocol: Protocol,
-        number: int,
-        bind: tuple[str, ...],
-        bound: bool,
-        route: str,
-        index: int,
-    ) -> bool:
-        """Find listeners for one service port; whether one of them uses the shared route table."""
-        if protocol is Protocol.UDP:
-            return False
-        addresses = bind or self.wildcards
-        target = Target(service.hostname, service.namespace, port.number, protocol)
-        if protocol.is_http:
-            return self.take(addresses, number, bound, route, None, protocol)
-        http = "" if protocol.is_tcp else route
-        if bind:
-            return self.take(addresses, number, bound, http, target, protocol)
-        shared = False
-        for place, subnets in self.places(service, port):
-            if place:
-                own = f"{service.hostname}:{port.number}" if http else ""
-                if self.take((place,), number, bound, own, target, protocol):
-                    self.routes[own] = RouteNeed(number, ((service.hostname, service.namespace, port.number),), True, index)
+    def shown(self, egress: Egress) -> Iterator[tuple[Service, Port]]:
+        """The service ports that an egress listener shows, in its order. A listener for one port shows just that one."""
+        for hostname, namespace in egress.hosts:
+            service = self.view.service(hostname)
+            if service is None or service.namespace != namespace:
+                continue
+            for port in service.ports:
+                if port.protocol is not Protocol.UDP and egress.port in (0, port.number):
+                    yield service, port
+
+    def place(self, asked: _Asked) -> bool:
+        """Find listeners for one service port; whether one of them uses the table it shares."""
+        if asked.protocol.is_http:
+            return self.take(asked, asked.bind or self.wildcards, asked.table)
+        target = Target(*asked.service_port, asked.protocol)
+        table = "" if asked.protocol.is_tcp else asked.table
+        if asked.bind:
+            return self.take(asked, asked.bind, table, target)
+        shares = False
+        for address, subnets in self.places(asked.service, asked.port):
+            if address:
+                own = f"{asked.service.hostname}:{asked.port.number}" if table else ""
+                if self.take(asked, (address,), own, target):
+                    self.routes[own] = RouteNeed(asked.number, (asked.service_port,), True, asked.egress)
             else:
                 there = msgspec.structs.replace(target, subnets=subnets) if subnets else target
-                shared |= self.take(addresses, number, bound, http, there, protocol)
-        return shared
+                shares |= self.take(asked, self.wildcards, table, there)
+        return shares
 
     def places(self, service: Service, port: Port) -> Iterator[tuple[str, tuple[str, ...]]]:
         """Where a TCP service is called: addresses of its own, and the wildcard ("") with the CIDRs there, if any."""
@@ -205,32 +231,25 @@ class _Planner:
         if subnets:
             yield "", tuple(subnets)
 
-    def take(
-        self,
-        addresses: tuple[str, ...],
-        port: int,
-        bound: bool,
-        route: str,
-        target: Target | None,
-        protocol: Protocol,
-    ) -> bool:
-        """Join or open the listener at `addresses`; whether it serves HTTP through `route` now."""
-        name = f"{addresses[0]}_{port}"
+    def take(self, asked: _Asked, addresses: tuple[str, ...], table: str, target: Target | None = None) -> bool:
+        """Join or open the listener at `addresses`; whether it serves HTTP by `table` now."""
+        name = f"{addresses[0]}_{asked.number}"
         draft = self.drafts.get(name)
         if draft is None:
-            draft = self.drafts[name] = _Draft(addresses, port, not bound, addresses[0] in ("0.0.0.0", "::"))
+            draft = self.drafts[name] = _Draft(addresses, asked.number, not asked.bound)
         elif draft.locked:
             return False
         if target is not None:
-            rival = None if protocol.is_tls else next((t for t in draft.targets if _clash(t, target)), None)
-            if rival is not None:
-                won, lost = ((t.hostname, t.namespace, t.port) for t in (rival, target))
-                self.conflicts.append(Conflict(name, won, lost))
-            else:
+            rival = None if target.protocol.is_tls else next((t for t in draft.targets if _clash(t, target)), None)
+            if rival is None:
                 draft.targets.append(target)
-        draft.route = draft.route or route
-        draft.grpc_web = draft.grpc_web or protocol is Protocol.GRPC_WEB
-        return bool(route) and draft.route == route
+            else:
+                winner = rival.hostname, rival.namespace, rival.port
+                self.conflicts.append(Conflict(name, winner, asked.service_port))
+        draft.route = draft.route or table
+        draft.grpc_web |= asked.protocol is Protocol.GRPC_WEB
+        draft.dynamic_dns |= bool(table) and asked.service.resolution is Resolution.DYNAMIC_DNS
+        return bool(table) and draft.route == table
 
 
 def _clash(old: Target, new: Target) -> bool:
@@ -246,5 +265,7 @@ def plan(view: View, egress: tuple[Egress, ...], client: Client) -> Plan:
     planner = _Planner(view, client)
     for index, listener in enumerate(egress):
         planner.add(index, listener)
+    if view.config.proxy_http_port:
+        planner.routes.setdefault(HTTP_PROXY, RouteNeed(0, ()))
     binds = {name: draft.bind(name) for name, draft in planner.drafts.items()}
     return Plan(binds, planner.routes, tuple(planner.conflicts))

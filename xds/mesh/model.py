@@ -41,6 +41,11 @@ class Protocol(enum.Enum):
         return self in (Protocol.HTTPS, Protocol.TLS)
 
     @property
+    def is_udp(self) -> bool:
+        """Not for a proxy: Istio leaves UDP alone."""
+        return self is Protocol.UDP
+
+    @property
     def is_tcp(self) -> bool:
         """Forwarded as bytes: TCP and what rides on it, TLS included."""
         return self not in _HTTP and self not in (Protocol.AUTO, Protocol.UDP)

@@ -16,6 +16,7 @@ from xds.mesh.model import Client, Labels, Locality, Mode
 from xds.mesh.services import Services, as_labels
 from xds.objects.meta import Ref
 
+INTERCEPTION = "sidecar.istio.io/interceptionMode"
 NETWORK = "topology.istio.io/network"
 LOCALITY = ("istio-locality", "topology.istio.io/locality")
 _HASH = re.compile(r"-[a-z0-9]{1,10}$")
@@ -50,7 +51,7 @@ class Claim(msgspec.Struct, frozen=True):
     workload: str = ""
     network: str = ""
     node: str = ""
-    mode: Mode = Mode.REDIRECT
+    mode: Mode | None = None  # None where it does not say
     http10: bool = False
 
 
@@ -76,7 +77,7 @@ def claim(node_id: str, metadata: Mapping[str, Any]) -> Claim:
         workload=_text(metadata, "WORKLOAD_NAME"),
         network=_text(metadata, "NETWORK"),
         node=_text(metadata, "NODE_NAME"),
-        mode=Mode[mode] if mode in Mode.__members__ else Mode.REDIRECT,
+        mode=Mode.__members__.get(mode),
         http10=_text(metadata, "HTTP10") in ("1", "true"),
     )
 
@@ -208,6 +209,11 @@ class Workloads(Services):
         """The pod of `namespace` that has `address`."""
         return next((self.workload(ref) for ref in self.by_address[address] if ref.namespace == namespace), None)
 
+    def _annotated_mode(self, claim: Claim) -> Mode:
+        """The mode that the pod asks for, as its injected proxy would claim it."""
+        pod: api.Pod | None = self.objects[Ref("Pod", claim.namespace, claim.name)]
+        return Mode.__members__.get("" if pod is None else pod.meta.annotations.get(INTERCEPTION, ""), Mode.REDIRECT)
+
     @flow.derived
     def client(self, claim: Claim) -> Client:
         """The proxy that makes this claim: what its own pod or WorkloadEntry says, and the claim for the rest."""
@@ -220,7 +226,7 @@ class Workloads(Services):
             locality=labelled_locality(dict(claim.labels)),
             network=claim.network,
             node=claim.node,
-            mode=claim.mode,
+            mode=claim.mode or self._annotated_mode(claim),
             kind=claim.kind,
             domain=claim.domain,
             http10=claim.http10,

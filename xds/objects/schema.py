@@ -24,7 +24,7 @@ _NUMBER = re.compile(r"-?\d+(\.\d+)?([eE][-+]?\d+)?", re.ASCII)
 
 
 def fit(type_: Any, value: Any) -> tuple[Any, list[Problem]]:
-    """What of the JSON value `value` fits the struct `type_`, ready for `msgspec.convert`, and a problem for each part that doesn't.
+    """What of `value` fits the struct `type_`, ready for `msgspec.convert`, and a problem for each part that does not fit.
 
     As in protobuf's JSON, null is an unset field and numbers may be quoted. An unknown field of an Istio message is left out with
     a warning, as Istio does; whatever is unknown to a Kubernetes struct was left out of it on purpose. The rest are errors.

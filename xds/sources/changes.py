@@ -13,7 +13,7 @@ from xds.objects.meta import Ref
 class Change(msgspec.Struct, frozen=True):
     """One object was added or changed (`object`), deleted (neither), or is unusable (`problems` with an error and no object).
 
-    An unusable object keeps its last good version in force. Problems beside an object are warnings. What cannot even be named, such
+    An unusable object keeps its last good version in force. Problems beside an object are warnings. What has not even a name, such
     as a file that is not YAML, goes by a ref of its own, of kind `File`.
     """
 

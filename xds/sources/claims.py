@@ -1,19 +1,11 @@
 """Which document speaks for an object, where several files may: pure bookkeeping, with the time passed in."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-
-import msgspec
+from collections.abc import Iterator, Sequence
 
 from xds.errors import Problem
+from xds.objects.decoding import Decoded
 from xds.objects.meta import Ref
 from xds.sources.changes import Change
-
-
-class Document(msgspec.Struct, frozen=True):
-    """What one document of a file says of its object, and where it stands: `file:line`."""
-
-    change: Change
-    where: str
 
 
 def file_ref(path: str) -> Ref:
@@ -29,7 +21,7 @@ class Claims:
 
     def __init__(self, patience: float) -> None:
         self.patience = patience
-        self._files: dict[str, dict[Ref, list[Document]]] = {}
+        self._files: dict[str, dict[Ref, list[Decoded]]] = {}
         self._claimants: dict[Ref, set[str]] = {}
         self._changed: dict[Ref, None] = {}  # whose change is to be told again
         self._vanished: dict[Ref, float] = {}  # what nothing claims any more, and since when
@@ -39,16 +31,17 @@ class Claims:
         """When the next deletion is to be taken, None while nothing has vanished."""
         return min(self._vanished.values()) + self.patience if self._vanished else None
 
-    def replace(self, path: str, documents: Sequence[Document], unreadable: Sequence[Problem] = ()) -> None:
-        """A file now has these documents. Where some are `unreadable`, those that it had and are not found stay."""
+    def replace(self, path: str, documents: Sequence[Decoded]) -> None:
+        """A file now has these documents. Where some can't be read, those that it had before and that are not found stay."""
         before = self._files.get(path, {})
-        now: dict[Ref, list[Document]] = {}
+        now: dict[Ref, list[Decoded]] = {}
         for document in documents:
-            now.setdefault(document.change.ref, []).append(document)
-        if unreadable:
+            if document.ref is not None:
+                now.setdefault(document.ref, []).append(document)
+        if unreadable := tuple(problem for document in documents if document.ref is None for problem in document.problems):
             own = file_ref(path)
-            now = {ref: kept for ref, kept in before.items() if ref != own} | now
-            now[own] = [Document(Change(own, problems=tuple(unreadable)), path)]
+            now = before | now
+            now[own] = [Decoded(own, problems=unreadable, where=path)]
         for ref in before.keys() - now.keys():
             self._claimants[ref].discard(path)
         for ref in now.keys() - before.keys():
@@ -74,10 +67,9 @@ class Claims:
                 yield Change(ref)
 
     def _change(self, ref: Ref) -> Change:
-        winner, *rivals = (document for path in sorted(self._claimants[ref]) for document in self._files[path][ref])
-        if not rivals:
-            return winner.change
-        warnings = [
-            Problem("$.metadata.name", f"is in {rival.where} as well; this one is used", winner.where, warning=True) for rival in rivals
-        ]
-        return Change(ref, winner.change.object, (*winner.change.problems, *warnings))
+        first, *others = (document for path in sorted(self._claimants[ref]) for document in self._files[path][ref])
+        rivals = tuple(
+            Problem("$.metadata.name", f"{other.where} has this object as well; the one here counts", first.where, warning=True)
+            for other in others
+        )
+        return Change(ref, first.object, first.problems + rivals)

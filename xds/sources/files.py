@@ -11,19 +11,17 @@ import contextlib
 import os
 import stat
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
-import structlog
 from watchfiles import awatch
 
 from xds.errors import ConfigError, Problem
+from xds.objects.decoding import Decoded, from_yaml
 from xds.sources.changes import Differences, Sink
-from xds.sources.claims import Claims, Document
+from xds.sources.claims import Claims
 from xds.sources.pace import Pace
-
-log = structlog.get_logger()
 
 SUFFIXES = (".yaml", ".yml", ".json")
 STEP_MS = 10  # a save is taken so long after the last write
@@ -31,18 +29,18 @@ GROUP_MS = 100  # but no later than this after the first, where writes go on and
 RESCAN_SECONDS = 5.0  # all files are looked at so often, in case no event told of a change
 VANISH_SECONDS = 0.04  # what is gone from all files for so long is deleted
 
-Signature = tuple[int, int, int, int]  # of a file's content: device, inode, size, last change in ns
+Signature = tuple[int, int, int, int]  # of a file: device, inode, size, last change (also of its permissions) in ns
 
 
 class _File(msgspec.Struct):
-    """A file as last read."""
+    """A file as last read; `content` is None where it could not be."""
 
     signature: Signature
-    content: bytes
+    content: bytes | None
 
 
 class Files:
-    """A `Source`: the files `paths`, and the YAML and JSON files below the directories `paths`. What is hidden (`.git`) is left out.
+    """A `Source`: the files `paths`, and the YAML and JSON files below the directories `paths`, but for hidden ones (`.git`).
 
     Problems name files as `paths` do: relative where those are.
     """
@@ -56,16 +54,11 @@ class Files:
 
     async def run(self, sink: Sink) -> None:
         """Deliver changes until cancelled. ConfigError where one of the paths does not exist."""
-        for root in self._roots:
-            if not Path(root).exists():
-                raise ConfigError(root, "no such file or directory")
         objects = Differences(sink)
-        directories = [root for root in self._roots if Path(root).is_dir()]
-        parents = sorted({str(Path(root).parent) for root in self._roots if not Path(root).is_dir()})
+        places = list(_places(self._roots))
         async with asyncio.TaskGroup() as tasks:
-            for paths, recursive in ((directories, True), (parents, False)):
-                if paths:
-                    tasks.create_task(self._watch(paths, recursive))
+            for paths, recursive in places:
+                tasks.create_task(self._watch(paths, recursive))
             await asyncio.sleep(0)  # the watches begin before the first look, so that no change falls between
             await self._look(objects)
             sink.synced()
@@ -91,8 +84,9 @@ class Files:
                 stop_event=stop,
                 recursive=recursive,
             )
+            self._wake.set()  # what changed before the watch had begun
             async for changes in events:
-                self._named.update(str(Path(path).absolute()) for _, path in changes)
+                self._named.update(map(_absolute, (path for _, path in changes)))
                 self._wake.set()
                 if [_identity(path) for path in paths] != identities:
                     stop.set()
@@ -114,9 +108,9 @@ class Files:
             signature = present.get(path)
             if signature is not None:
                 file = self._files.get(path)
-                if file is None or file.signature != signature or str(Path(path).absolute()) in named:
+                if file is None or file.signature != signature or (named and _absolute(path) in named):
                     await self._read(path, signature)
-            elif not any(Path(path).is_relative_to(place) for place in hidden):
+            elif not any(path == place or path.startswith(place + os.sep) for place in hidden):
                 self._files.pop(path)
                 self._claims.replace(path, ())
             if pace.is_due:
@@ -125,20 +119,47 @@ class Files:
 
     async def _read(self, path: str, signature: Signature) -> None:
         """Take a file as it is now."""
-        try:
-            content = Path(path).read_bytes()
-        except FileNotFoundError:
-            return  # it went between the look and the read: the next look will tell
-        except OSError as e:
-            log.warning("file.unreadable", path=path, error=e.strerror)
-            self._claims.replace(path, (), [Problem("$", f"cannot be read: {e.strerror}", path)])
-            self._files.pop(path, None)
-            return
         file = self._files.get(path)
-        if file is None or file.content != content:
-            documents, problems = await read(content, path)
-            self._claims.replace(path, documents, problems)
+        try:
+            content, documents = await asyncio.to_thread(_parse, path, None if file is None else file.content)
+        except FileNotFoundError:
+            return  # it went just now: the next look will tell
+        if documents is not None:
+            self._claims.replace(path, documents)
         self._files[path] = _File(signature, content)
+
+
+def _places(roots: Iterable[str]) -> Iterator[tuple[list[str], bool]]:
+    """What to watch for `roots`, and whether with all below it. A file is watched by its directory: saving may replace it."""
+    directories: list[str] = []
+    parents: set[str] = set()
+    for root in roots:
+        path = Path(root)
+        if not path.exists():
+            raise ConfigError(root, "no such file or directory")
+        if path.is_dir():
+            directories.append(root)
+        else:
+            parents.add(str(path.parent))
+    if directories:
+        yield directories, True
+    if parents:
+        yield sorted(parents), False
+
+
+def _parse(path: str, before: bytes | None) -> tuple[bytes | None, list[Decoded] | None]:
+    """A file's content and documents; None for documents where the content is as it was `before`."""
+    try:
+        content = Path(path).read_bytes()
+        if content == before:
+            return content, None
+        return content, from_yaml(content.decode("utf-8-sig"), path)
+    except FileNotFoundError:
+        raise
+    except OSError as e:
+        return None, [Decoded(problems=(Problem("$", f"cannot be read: {e.strerror}", path),))]
+    except UnicodeDecodeError as e:
+        return content, [Decoded(problems=(Problem("$", f"not UTF-8: {e}", path),))]
 
 
 def _present(roots: Iterable[str]) -> tuple[dict[str, Signature], list[str]]:
@@ -150,9 +171,9 @@ def _present(roots: Iterable[str]) -> tuple[dict[str, Signature], list[str]]:
     while todo:
         path = todo.pop()
         try:
-            status = os.stat(path)
+            status = Path(path).stat()
             if not stat.S_ISDIR(status.st_mode):
-                present[path] = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+                present[path] = (status.st_dev, status.st_ino, status.st_size, status.st_ctime_ns)
             elif (status.st_dev, status.st_ino) not in entered:
                 entered.add((status.st_dev, status.st_ino))
                 with os.scandir(path) as entries:
@@ -169,9 +190,13 @@ def _is_wanted(entry: os.DirEntry[str]) -> bool:
     return not entry.name.startswith(".") and (entry.name.endswith(SUFFIXES) or entry.is_dir())
 
 
+def _absolute(path: str) -> str:
+    return str(Path(path).absolute())
+
+
 def _identity(path: str) -> tuple[int, int] | None:
     try:
-        status = os.stat(path)
+        status = Path(path).stat()
     except OSError:
         return None
     return status.st_dev, status.st_ino

@@ -1,8 +1,8 @@
 """Requests to one Kubernetes API server: bytes out, bytes back.
 
-kubernetes-asyncio finds the configuration and knows the ways to authenticate; its models are not used, since decoding an object
-through them takes twenty times as long as everything else that happens to it. It is imported only when a client connects: a process
-that reads files pays neither its second of start-up nor its memory.
+kubernetes-asyncio finds the configuration and knows the ways to authenticate. Its models are not used: decoding an object through
+them takes twenty times as long as everything else that happens to it. It is imported only when a client connects: a process that
+reads files pays neither its second of start-up nor its memory.
 """
 
 import asyncio
@@ -40,8 +40,8 @@ class KubeClient:
     """An API server and our identity there; an async context manager.
 
     The configuration is the `kubeconfig` file (in it the `context`, else the current one), else `$KUBECONFIG`, else
-    `~/.kube/config`, else the pod's own service account. Rotated credentials are picked up: a service account's token within a minute,
-    anything else when the API server refuses what we have.
+    `~/.kube/config`, else the pod's own service account. Rotated credentials are picked up: a service account's token within a
+    minute, anything else when the API server refuses what we have.
     """
 
     def __init__(self, kubeconfig: Path | None = None, context: str | None = None) -> None:
@@ -67,7 +67,13 @@ class KubeClient:
         return str(self._configuration.host)
 
     async def request(
-        self, method: str, path: str, query: Mapping[str, str | int] | None = None, body: Any = None, content_type: str = "application/json"
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str | int] | None = None,
+        *,
+        body: Any = None,
+        content_type: str = "application/json",
     ) -> bytes:
         """The body of the answer. `body` is sent as JSON; KubeError for every answer but 2xx."""
         async with self.open(method, path, query, body=body, headers={"Content-Type": content_type}) as response:
@@ -113,7 +119,7 @@ class KubeClient:
             if error is None:
                 log.info("cluster.reachable", server=self.server)
             else:
-                log.warning("cluster.unreachable", server=self.server, error=error.reason, note="retried; what is known stays in force")
+                log.warning("cluster.unreachable", server=self.server, error=error.reason, note="retried; all stays in force")
 
     async def _send(
         self,
@@ -125,7 +131,12 @@ class KubeClient:
         read_seconds: float,
     ) -> aiohttp.ClientResponse:
         # Plain bytes: on a cluster's network, inflating lists costs our event loop more than their transfer takes.
-        sent = {"User-Agent": f"xds/{__version__}", "Accept": "application/json", "Accept-Encoding": "identity"} | dict(headers or {})
+        sent = {
+            "User-Agent": f"xds/{__version__}",
+            "Accept": "application/json",
+            "Accept-Encoding": "identity",
+            **(headers or {}),
+        }
         if token := await self._configuration.get_api_key_with_prefix("BearerToken"):
             sent["Authorization"] = token
         timeout = aiohttp.ClientTimeout(sock_connect=CONNECT_SECONDS, sock_read=read_seconds)
@@ -145,7 +156,7 @@ class KubeClient:
         return response
 
     async def _reload(self, refused: Any) -> bool:
-        """Read the configuration again, after the credentials of the transport `refused` were; False if that was done just now."""
+        """Read the configuration again, since `refused`'s credentials were; False where that was done just now."""
         async with self._loading:
             if self._rest is not refused:
                 return True
@@ -167,11 +178,9 @@ class KubeClient:
         configuration.disable_strict_ssl_verification = True  # many clusters' CAs lack the key identifiers that RFC 5280 asks for
         path = self._kubeconfig_path()
         place = "the pod's service account" if path is None else str(path)
-        if path is not None and not any(Path(part).expanduser().exists() for part in str(path).split(os.pathsep)):
-            raise ConfigError(place, "no such file")
         try:
             if path is None:
-                config.load_incluster_config(client_configuration=configuration)
+                config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
             else:
                 await config.load_kube_config(
                     config_file=str(path), context=self._context, client_configuration=configuration, persist_config=False
@@ -187,20 +196,21 @@ class KubeClient:
 
     def _kubeconfig_path(self) -> Path | None:
         """The kubeconfig file (or files, separated as `$KUBECONFIG` separates them); None means in-cluster."""
-        if self._kubeconfig is not None:
-            return self._kubeconfig
-        if named := os.environ.get("KUBECONFIG"):
+        named = self._kubeconfig or os.environ.get("KUBECONFIG")
+        if named:
+            if not any(Path(part).expanduser().exists() for part in str(named).split(os.pathsep)):
+                raise ConfigError(str(named), "no such file")
             return Path(named)
         default = Path.home() / ".kube" / "config"
         if default.exists():
             return default
         if os.environ.get("KUBERNETES_SERVICE_HOST"):
             return None
-        raise ConfigError("kubeconfig", f"no cluster to connect to: $KUBECONFIG is not set, {default} does not exist, and this is not a pod")
+        raise ConfigError(str(default), "no such file, $KUBECONFIG is not set, and this is no pod: no cluster to connect to")
 
 
 def kube_error(status: int, body: bytes, retry_after: str | None = None) -> KubeError:
-    """The error that an answer means. The API server says what is wrong in a Status object; a proxy before it may say anything."""
+    """The error that an answer means. The API server says why in a Status object; a proxy before it may say anything."""
     try:
         reason = str(json.loads(body)["message"])
     except (ValueError, KeyError, TypeError):

@@ -1,6 +1,7 @@
 """Objects from a Kubernetes API server: list and watch of every kind we understand."""
 
 import asyncio
+import functools
 from pathlib import Path
 
 import structlog
@@ -12,6 +13,8 @@ from xds.sources.kube_client import KubeClient
 from xds.sources.reflector import IDLE_SECONDS, KindStatus, Reflector
 
 log = structlog.get_logger()
+
+SELECTORS = {"ConfigMap": "metadata.name=istio"}  # MeshConfig; a cluster's other ConfigMaps may be many, and large
 
 
 class Kubernetes:
@@ -44,6 +47,14 @@ class Kubernetes:
             log.info("cluster.watching", server=client.server)
             discovery = Discovery(client)
             for name, kind in KINDS.items():
-                reflector = Reflector(kind, client, discovery, sink, lambda name=name: listed(name), self._idle_seconds)
+                reflector = Reflector(
+                    kind,
+                    client,
+                    discovery,
+                    sink,
+                    functools.partial(listed, name),
+                    field_selector=SELECTORS.get(name, ""),
+                    idle_seconds=self._idle_seconds,
+                )
                 self._reflectors.append(reflector)
                 tasks.create_task(reflector.run(), name=f"watch {name}")

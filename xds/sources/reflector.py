@@ -2,8 +2,8 @@
 
 Kubernetes: "API concepts", *Efficient detection of changes*. A list says which `resourceVersion` it shows, and a watch from there
 says what changed since. Bookmarks move the version on where nothing changes. A watch that breaks resumes at the last version; 410
-means that the server has forgotten it, and then a new list is compared with what is known, so that only real differences are passed on:
-neither a restart of the API server nor a lost connection changes anything for those who read us.
+means that the server has forgotten it, and then a new list is compared with what is known, so that only real differences are
+passed on: neither a restart of the API server nor a lost connection changes anything for those who read us.
 """
 
 import asyncio
@@ -17,9 +17,9 @@ import structlog
 
 from xds.errors import Forbidden, Gone, KubeError
 from xds.objects import Kind
+from xds.objects.decoding import from_json
 from xds.objects.meta import Ref
 from xds.sources.changes import Change, Differences, Sink
-from xds.sources.decoding import decoded
 from xds.sources.discovery import POLL_SECONDS, Discovery
 from xds.sources.kube_client import KubeClient, Unreachable, kube_error
 from xds.sources.pace import Pace
@@ -84,7 +84,7 @@ def _decode(decoder: msgspec.json.Decoder[T], data: bytes | msgspec.Raw) -> T:
 
 
 class KindStatus(msgspec.Struct):
-    """How it stands with one kind: `state` is listing, watching, absent (the cluster has no such kind) or failing (see `error`)."""
+    """How one kind is doing: `state` is listing, watching, absent (the cluster has no such kind) or failing (see `error`)."""
 
     kind: str
     state: str = "listing"
@@ -120,6 +120,8 @@ class Reflector:
         discovery: Discovery,
         sink: Sink,
         on_listed: Callable[[], None],
+        *,
+        field_selector: str = "",
         idle_seconds: float = IDLE_SECONDS,
     ) -> None:
         self.kind = kind
@@ -127,6 +129,7 @@ class Reflector:
         self._client = client
         self._discovery = discovery
         self._on_listed: Callable[[], None] | None = on_listed
+        self._selection: dict[str, str | int] = {"fieldSelector": field_selector} if field_selector else {}
         self._idle_seconds = idle_seconds
         self._objects = Differences(sink)
         self._resource_version = ""  # where the next watch begins; empty: list first
@@ -218,10 +221,11 @@ class Reflector:
         while True:
             page = _decode(_list, await self._page(token))
             for item in page.items or ():
-                change = decoded(self.kind, item)
-                existing.add(change.ref)
-                if self._objects.known.get(change.ref) != change:
-                    changes.append(change)
+                change = self._change(item)
+                if change is not None:
+                    existing.add(change.ref)
+                    if self._objects.known.get(change.ref) != change:
+                        changes.append(change)
                 if pace.is_due:
                     await pace.breathe()
             if self._on_listed is not None:  # nothing is served before, so that nobody sees half a step
@@ -235,11 +239,12 @@ class Reflector:
         self._resource_version = page.metadata.resource_version
         self._whole_list = False
         self._listed_at = time.monotonic()
-        self._log.debug("kind.listed", objects=len(existing), changed=changed, took_ms=round((self._listed_at - started) * 1000, 1))
+        took_ms = round((self._listed_at - started) * 1000, 1)
+        self._log.debug("kind.listed", objects=len(existing), changed=changed, took_ms=took_ms)
         self._listed()
 
     async def _page(self, token: str) -> bytes:
-        query: dict[str, str | int] = {} if self._whole_list else {"limit": PAGE_OBJECTS}
+        query = dict(self._selection) if self._whole_list else self._selection | {"limit": PAGE_OBJECTS}
         if token:
             query["continue"] = token
         try:
@@ -257,14 +262,15 @@ class Reflector:
 
     async def _watch(self) -> None:
         """Pass on changes as they come, until the server ends the watch."""
-        query: dict[str, str | int] = {
+        query = self._selection | {
             "watch": 1,
             "allowWatchBookmarks": "true",
             "resourceVersion": self._resource_version,
             "timeoutSeconds": random.randint(*WATCH_SECONDS),  # noqa: S311 - no secret
         }
         started = time.monotonic()
-        async with self._client.open("GET", self.kind.path(self.status.version), query, read_seconds=self._idle_seconds) as response:
+        path = self.kind.path(self.status.version)
+        async with self._client.open("GET", path, query, read_seconds=self._idle_seconds) as response:
             self._enter("watching")
             rest = b""
             async for chunk in response.content.iter_any():
@@ -284,8 +290,7 @@ class Reflector:
                 event = _decode(_event, line)
                 if event.type == "ERROR":
                     raise kube_error(_decode(_status, event.object).code, bytes(event.object))
-                if event.type != "BOOKMARK":
-                    change = decoded(self.kind, event.object)
+                if event.type != "BOOKMARK" and (change := self._change(event.object)) is not None:
                     changes.append(Change(change.ref) if event.type == "DELETED" else change)
                 if pace.is_due:
                     self._pass_on(changes)
@@ -297,6 +302,11 @@ class Reflector:
             self._pass_on(changes)
             self._resource_version = ""
             raise
+
+    def _change(self, raw: msgspec.Raw) -> Change | None:
+        """What the server has sent, decoded; None for what has no name, which the server never sends."""
+        decoded = from_json(raw, self.kind)
+        return None if decoded.ref is None else Change(decoded.ref, decoded.object, decoded.problems)
 
     def _pass_on(self, changes: Sequence[Change]) -> int:
         changed = self._objects.apply(changes)

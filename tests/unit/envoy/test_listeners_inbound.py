@@ -92,16 +92,6 @@ class TestVirtualInbound:
         listener = virtual(client=Client("default", addresses=("10.244.0.9", "fd00::9")))
         assert [a.address.socket_address.address for a in listener.additional_addresses] == ["::"]
 
-    def test_undeclared_ports_of_a_dual_stack_workload_pass_through_by_family(self) -> None:
-        listener = virtual(client=Client("default", addresses=("10.244.0.9", "fd00::9")))
-        found = [(matched(c), clusters(c)[0][0]) for c in listener.filter_chains if c.name == "virtualInbound"]
-        assert found == [
-            (RAW, "InboundPassthroughCluster"),
-            ({}, "InboundPassthroughCluster"),
-            ({"subnets": ["::/0"]} | RAW, "InboundPassthroughClusterIpv6"),
-            ({"subnets": ["::/0"]}, "InboundPassthroughClusterIpv6"),
-        ]
-
 
 class TestPorts:
     @pytest.mark.parametrize("protocol", [HTTP, Protocol.HTTP2, Protocol.GRPC, Protocol.GRPC_WEB])

@@ -224,5 +224,10 @@ class TestHttpProxy:
         view = Seen(service("web.x", (80, HTTP), (81, AUTO), (82, TCP)), config=MeshConfig(proxy_http_port=15002))
         assert planned(view).routes["http_proxy"] == RouteNeed(0, (("web.x", "default", 80), ("web.x", "default", 81)))
 
+    def test_it_has_a_table_where_a_sidecar_shows_no_catch_all(self) -> None:
+        view = Seen(service("web.x", (80, HTTP)), config=MeshConfig(proxy_http_port=15002))
+        found = planned(view, V4, Egress(hosts=(("web.x", "default"),), port=80, protocol=HTTP))
+        assert found.routes["http_proxy"].services == ()
+
     def test_there_is_none_without_a_port_for_it(self) -> None:
         assert "http_proxy" not in planned(Seen(service("web.x", (80, HTTP)))).routes

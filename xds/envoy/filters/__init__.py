@@ -21,3 +21,4 @@ class Chain(msgspec.Struct, frozen=True):
     client: Client
     protocol: Protocol
     port: int = 0
+    dynamic_dns: bool = False  # leads to names that are resolved when they are called

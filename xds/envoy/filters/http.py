@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from google.protobuf.message import Message
 
 from xds import pb
+from xds.envoy.dns import dns_cache
 from xds.envoy.filters import Chain
 from xds.mesh.model import Protocol
 
@@ -38,6 +39,14 @@ def cors(_: Chain) -> "HttpFilter":
     return CORS
 
 
+def dynamic_forward_proxy(chain: Chain) -> "HttpFilter | None":
+    """Resolves the host of requests that go to a service of any name (ServiceEntry `DYNAMIC_DNS`)."""
+    if not chain.dynamic_dns:
+        return None
+    config = pb.DynamicForwardProxyFilter(dns_cache_config=dns_cache(chain.client, chain.config))
+    return http_filter("envoy.filters.http.dynamic_forward_proxy", config)
+
+
 def router(chain: Chain) -> "HttpFilter":
     """Forwards. Always last."""
     headers = chain.config.default_config.proxy_headers
@@ -55,7 +64,14 @@ CORS = http_filter("envoy.filters.http.cors", pb.Cors())
 ROUTER = http_filter("envoy.filters.http.router", pb.Router())
 QUIET_ROUTER = http_filter("envoy.filters.http.router", pb.Router(suppress_envoy_headers=True))  # no x-envoy-* headers
 
-ORDER: tuple[Callable[[Chain], "HttpFilter | None"], ...] = (grpc_web, grpc_stats, fault, cors, router)
+ORDER: tuple[Callable[[Chain], "HttpFilter | None"], ...] = (
+    grpc_web,
+    grpc_stats,
+    fault,
+    cors,
+    dynamic_forward_proxy,
+    router,
+)
 
 
 def http_filters(chain: Chain) -> "list[HttpFilter]":

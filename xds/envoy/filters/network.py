@@ -7,6 +7,7 @@ from google.protobuf.message import Message
 
 from xds import pb
 from xds.envoy.access_logs import access_logs
+from xds.envoy.dns import dns_cache
 from xds.envoy.filters import Chain
 from xds.envoy.load_balancing import tcp_hash_policies
 from xds.objects import TrafficPolicy
@@ -16,12 +17,21 @@ if TYPE_CHECKING:
     from xds.pb import envoy_extensions_filters_network_tcp_proxy_v3_TcpProxy_Init as TcpProxy
     from xds.pb import envoy_extensions_filters_network_tcp_proxy_v3_TcpProxy_TunnelingConfig_Init as TunnelingConfig
 
-ORDER: tuple[Callable[[Chain], "NetworkFilter | None"], ...] = ()
-
 
 def network_filter(name: str, config: Message) -> "NetworkFilter":
     """An entry of a filter chain's filters."""
     return {"name": name, "typed_config": pb.any(config)}
+
+
+def dynamic_forward_proxy(chain: Chain) -> "NetworkFilter | None":
+    """Resolves the server name of TLS connections that go to a service of any name (ServiceEntry `DYNAMIC_DNS`)."""
+    if not chain.dynamic_dns or chain.protocol.is_http:
+        return None
+    config = pb.SniDynamicForwardProxy(dns_cache_config=dns_cache(chain.client, chain.config), port_value=chain.port)
+    return network_filter("envoy.filters.network.sni_dynamic_forward_proxy", config)
+
+
+ORDER: tuple[Callable[[Chain], "NetworkFilter | None"], ...] = (dynamic_forward_proxy,)
 
 
 def network_filters(chain: Chain, last: "NetworkFilter") -> "list[NetworkFilter]":

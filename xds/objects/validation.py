@@ -1,0 +1,236 @@
+"""What Istio's own validation refuses, by JSON path. An error quarantines the object; a warning says what will have no effect."""
+
+import ipaddress
+import re
+from collections.abc import Iterable, Iterator
+from datetime import timedelta
+from typing import Any
+
+from xds.errors import Problem
+from xds.objects.destination_rule import DestinationRule, TrafficPolicy
+from xds.objects.service_entry import ServiceEntry
+from xds.objects.sidecar import Sidecar
+from xds.objects.virtual_service import Destination, HTTPRoute, VirtualService
+
+_HOST = re.compile(r"(\*|(\*\.)?([A-Za-z0-9_]([-A-Za-z0-9_]{0,61}[A-Za-z0-9_])?)(\.[A-Za-z0-9_]([-A-Za-z0-9_]{0,61}[A-Za-z0-9_])?)*\.?)", re.ASCII)
+_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", re.ASCII)
+_REDIRECT_CODES = frozenset({301, 302, 303, 307, 308})
+
+
+def validate(item: Any) -> list[Problem]:
+    """What is wrong with a decoded object; empty for kinds that have no rules beyond their schema."""
+    match item:
+        case VirtualService():
+            return list(_virtual_service(item))
+        case DestinationRule():
+            return list(_destination_rule(item))
+        case ServiceEntry():
+            return list(_service_entry(item))
+        case Sidecar():
+            return list(_sidecar(item))
+    return []
+
+
+def _virtual_service(item: VirtualService) -> Iterator[Problem]:
+    spec = item.spec
+    if not spec.hosts and not (spec.http and not spec.tls and not spec.tcp):
+        yield Problem("$.spec.hosts", "at least one host is needed; only a delegate, which has http routes alone, has none")
+    for i, host in enumerate(spec.hosts):
+        yield from _host(f"$.spec.hosts[{i}]", host, address=True)
+    if len(set(spec.hosts)) < len(spec.hosts):
+        yield Problem("$.spec.hosts", "a host stands twice")
+    if not (spec.http or spec.tls or spec.tcp):
+        yield Problem("$.spec", "no route: write http, tls or tcp")
+    yield from _export_to("$.spec.exportTo", spec.export_to)
+    for i, http in enumerate(spec.http):
+        yield from _http_route(f"$.spec.http[{i}]", http, delegate=not spec.hosts)
+    for kind, routes in (("tls", spec.tls), ("tcp", spec.tcp)):
+        for i, route in enumerate(routes):
+            at = f"$.spec.{kind}[{i}]"
+            if not route.route:
+                yield Problem(f"{at}.route", "a route needs a destination")
+            yield from _weights(f"{at}.route", [r.weight for r in route.route])
+            for j, target in enumerate(route.route):
+                yield from _destination(f"{at}.route[{j}].destination", target.destination)
+            if kind == "tls":
+                for j, match in enumerate(spec.tls[i].match):
+                    if not match.sni_hosts:
+                        yield Problem(f"{at}.match[{j}].sniHosts", "a TLS match needs at least one SNI host")
+
+
+def _http_route(at: str, route: HTTPRoute, *, delegate: bool) -> Iterator[Problem]:
+    actions = [
+        name
+        for name, value in (
+            ("route", route.route), ("redirect", route.redirect), ("directResponse", route.direct_response), ("delegate", route.delegate),
+        )
+        if value
+    ]  # fmt: skip
+    if len(actions) != 1:
+        found = " and ".join(actions) or "none of them"
+        yield Problem(at, f"exactly one of route, redirect, directResponse and delegate is needed; here is {found}")
+    if route.delegate is not None and delegate:
+        yield Problem(f"{at}.delegate", "a delegate cannot delegate further")
+    if route.redirect is not None and (code := route.redirect.redirect_code) and code not in _REDIRECT_CODES:
+        yield Problem(f"{at}.redirect.redirectCode", f"{code} is not a redirect; use 301, 302, 303, 307 or 308")
+    if route.direct_response is not None and not 200 <= route.direct_response.status <= 599:
+        yield Problem(f"{at}.directResponse.status", f"{route.direct_response.status} is not a response status from 200 to 599")
+    if route.redirect is not None and route.rewrite is not None:
+        yield Problem(f"{at}.rewrite", "a redirect cannot be rewritten")
+    yield from _positive(f"{at}.timeout", route.timeout)
+    if route.retries is not None:
+        yield from _positive(f"{at}.retries.perTryTimeout", route.retries.per_try_timeout)
+        if (route.retries.attempts or 0) < 0:
+            yield Problem(f"{at}.retries.attempts", "cannot be negative")
+    yield from _weights(f"{at}.route", [r.weight for r in route.route])
+    for i, target in enumerate(route.route):
+        yield from _destination(f"{at}.route[{i}].destination", target.destination)
+    if route.mirror is not None:
+        yield from _destination(f"{at}.mirror", route.mirror)
+    for i, mirror in enumerate(route.mirrors):
+        yield from _destination(f"{at}.mirrors[{i}].destination", mirror.destination)
+    if route.fault is not None:
+        yield from _fault(f"{at}.fault", route)
+
+
+def _fault(at: str, route: HTTPRoute) -> Iterator[Problem]:
+    fault = route.fault
+    assert fault is not None
+    if fault.delay is None and fault.abort is None:
+        yield Problem(at, "a fault needs a delay or an abort")
+    for name, part in (("delay", fault.delay), ("abort", fault.abort)):
+        if part is not None and part.percentage is not None and not 0 <= (part.percentage.value or 0) <= 100:
+            yield Problem(f"{at}.{name}.percentage.value", f"{part.percentage.value} is not from 0 to 100")
+    if fault.abort is not None and fault.abort.http_status is not None and not 200 <= fault.abort.http_status <= 599:
+        yield Problem(f"{at}.abort.httpStatus", f"{fault.abort.http_status} is not a status from 200 to 599")
+
+
+def _destination(at: str, destination: Destination) -> Iterator[Problem]:
+    yield from _host(f"{at}.host", destination.host, address=False)
+    if destination.subset and not _LABEL.fullmatch(destination.subset):
+        yield Problem(f"{at}.subset", f"{destination.subset!r} is not a DNS label")
+    if destination.port is not None:
+        yield from _port(f"{at}.port.number", destination.port.number)
+
+
+def _destination_rule(item: DestinationRule) -> Iterator[Problem]:
+    yield from _host("$.spec.host", item.spec.host, address=False)
+    yield from _export_to("$.spec.exportTo", item.spec.export_to)
+    yield from _traffic_policy("$.spec.trafficPolicy", item.spec.traffic_policy)
+    names = [subset.name for subset in item.spec.subsets]
+    for i, subset in enumerate(item.spec.subsets):
+        if not _LABEL.fullmatch(subset.name):
+            yield Problem(f"$.spec.subsets[{i}].name", f"{subset.name!r} is not a DNS label")
+        elif subset.name in names[:i]:
+            yield Problem(f"$.spec.subsets[{i}].name", f"the subset {subset.name!r} stands twice")
+        yield from _traffic_policy(f"$.spec.subsets[{i}].trafficPolicy", subset.traffic_policy)
+
+
+def _traffic_policy(at: str, policy: TrafficPolicy | None) -> Iterator[Problem]:
+    if policy is None:
+        return
+    tls = policy.tls
+    if tls is not None and tls.mode == "MUTUAL" and not tls.credential_name and not (tls.client_certificate and tls.private_key):
+        yield Problem(f"{at}.tls", "mode MUTUAL needs clientCertificate and privateKey, or credentialName")
+    pool = policy.connection_pool
+    if pool is not None and pool.tcp is not None:
+        yield from _positive(f"{at}.connectionPool.tcp.connectTimeout", pool.tcp.connect_timeout)
+    outlier = policy.outlier_detection
+    if outlier is not None:
+        for name, value in (("maxEjectionPercent", outlier.max_ejection_percent), ("minHealthPercent", outlier.min_health_percent)):
+            if value is not None and not 0 <= value <= 100:
+                yield Problem(f"{at}.outlierDetection.{name}", f"{value} is not from 0 to 100")
+        yield from _positive(f"{at}.outlierDetection.interval", outlier.interval)
+        yield from _positive(f"{at}.outlierDetection.baseEjectionTime", outlier.base_ejection_time)
+    for i, setting in enumerate(policy.port_level_settings):
+        if setting.port is None or not setting.port.number:
+            yield Problem(f"{at}.portLevelSettings[{i}].port", "which port these settings are for must be said")
+
+
+def _service_entry(item: ServiceEntry) -> Iterator[Problem]:
+    spec = item.spec
+    if not spec.hosts:
+        yield Problem("$.spec.hosts", "at least one host is needed")
+    for i, host in enumerate(spec.hosts):
+        if host == "*":
+            yield Problem(f"$.spec.hosts[{i}]", "a bare * would take all hosts; write a domain, as in *.example.com")
+        else:
+            yield from _host(f"$.spec.hosts[{i}]", host, address=False)
+        if host.startswith("*") and spec.resolution in ("DNS", "DNS_ROUND_ROBIN") and not spec.endpoints:
+            yield Problem(f"$.spec.hosts[{i}]", "a wildcard cannot be resolved by DNS; give endpoints, or use resolution NONE or DYNAMIC_DNS")
+    for i, address in enumerate(spec.addresses):
+        try:
+            ipaddress.ip_network(address, strict=False)
+        except ValueError:
+            yield Problem(f"$.spec.addresses[{i}]", f"{address!r} is no IP address or CIDR")
+    numbers = [port.number for port in spec.ports]
+    names = [port.name for port in spec.ports if port.name]
+    if len(set(numbers)) < len(numbers):
+        yield Problem("$.spec.ports", "a port number stands twice")
+    if len(set(names)) < len(names):
+        yield Problem("$.spec.ports", "a port name stands twice")
+    for i, port in enumerate(spec.ports):
+        yield from _port(f"$.spec.ports[{i}].number", port.number)
+    if spec.endpoints and spec.workload_selector is not None:
+        yield Problem("$.spec.endpoints", "either endpoints or a workloadSelector, not both")
+    if spec.resolution in (None, "NONE") and spec.endpoints:
+        yield Problem("$.spec.endpoints", "resolution NONE sends calls where they were going; endpoints need STATIC or DNS")
+    if spec.resolution == "STATIC":
+        for i, endpoint in enumerate(spec.endpoints):
+            if endpoint.address and not endpoint.address.startswith("unix://") and not _is_ip(endpoint.address):
+                yield Problem(f"$.spec.endpoints[{i}].address", f"resolution STATIC needs an IP address, not {endpoint.address!r}")
+    yield from _export_to("$.spec.exportTo", spec.export_to)
+
+
+def _sidecar(item: Sidecar) -> Iterator[Problem]:
+    for i, egress in enumerate(item.spec.egress):
+        if not egress.hosts:
+            yield Problem(f"$.spec.egress[{i}].hosts", "at least one host is needed, as in ./*")
+        for j, host in enumerate(egress.hosts):
+            namespace, slash, name = host.partition("/")
+            if not slash or not namespace or not name:
+                yield Problem(f"$.spec.egress[{i}].hosts[{j}]", f"{host!r} is not of the form namespace/host; ./* means this namespace")
+    for i, ingress in enumerate(item.spec.ingress):
+        if ingress.port is None or not ingress.port.number:
+            yield Problem(f"$.spec.ingress[{i}].port", "an ingress listener needs a port")
+
+
+def _host(at: str, host: str | None, *, address: bool) -> Iterator[Problem]:
+    if not host:
+        yield Problem(at, "a host is needed")
+    elif not _HOST.fullmatch(host) and not (address and _is_ip(host)):
+        yield Problem(at, f"{host!r} is not a DNS name, or one with a leading *.")
+
+
+def _is_ip(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _port(at: str, number: int | None) -> Iterator[Problem]:
+    if not number or not 1 <= number <= 65535:
+        yield Problem(at, f"{number} is not a port from 1 to 65535")
+
+
+def _positive(at: str, value: timedelta | None) -> Iterator[Problem]:
+    if value is not None and timedelta() != value < timedelta(milliseconds=1):
+        yield Problem(at, "a duration must be 1ms or more")
+
+
+def _weights(at: str, weights: Iterable[int | None]) -> Iterator[Problem]:
+    given = [weight or 0 for weight in weights]
+    for i, weight in enumerate(given):
+        if weight < 0:
+            yield Problem(f"{at}[{i}].weight", f"{weight} is negative")
+    if len(given) > 1 and sum(given) == 0:
+        yield Problem(at, "several destinations need weights, and their sum is 0")
+
+
+def _export_to(at: str, values: tuple[str, ...]) -> Iterator[Problem]:
+    if len(values) > 1 and "*" in values:
+        yield Problem(at, "* means all namespaces; others beside it mean nothing")
+    if len(values) > 1 and "~" in values:
+        yield Problem(at, "~ means no namespace; others beside it contradict it")
