@@ -1,21 +1,21 @@
 """Clusters in a real Envoy: it accepts them all, and calls go where the rules say."""
 
 import itertools
-import json
 import socket
-import subprocess
+import tempfile
 import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import envoy
 import pytest
-from support.cluster_rig import PORT, Case, Envoy, Rig
+from support.certificates import Authority
+from support.cluster_rig import PORT, Case, Envoy, Rig, connection_manager, free_port
 from support.destinations import SIDECAR, Destination, at, decoded, entry, reviews
 
 from xds import pb
 from xds.envoy.clusters import black_hole_cluster, inbound_cluster, inbound_passthrough_cluster, passthrough_cluster
+from xds.envoy.dns import dns_cache
 from xds.mesh.model import Client, Endpoint, Health, Inbound, Locality, Mode, Port, Protocol, Resolution, Service
 from xds.objects import MeshConfig
 
@@ -80,6 +80,7 @@ POLICIES: tuple[dict[str, Any], ...] = (
     {"proxyProtocol": {"version": "V2"}},
     {"proxyProtocol": {}, "tls": {"mode": "SIMPLE"}},
 )
+PROTOCOLS = (Protocol.HTTP, Protocol.GRPC, Protocol.TCP, Protocol.TLS, Protocol.AUTO)
 KINDS = {
     "told": {},
     "headless": {"headless": True, "resolution": Resolution.PASSTHROUGH},
@@ -93,7 +94,7 @@ ENDPOINTS = (at("10.0.0.5", place="r1/z1/s1"), at("10.0.0.6", weight=3, place="r
 def matrix(clients: Iterable[Client]) -> Iterator[Any]:
     """A cluster of every kind of service and every policy, with and without endpoints, for every client."""
     for i, client in enumerate(clients):
-        for protocol in (p for p in Protocol if not p.is_udp):
+        for protocol in PROTOCOLS:
             for j, policy in enumerate(POLICIES):
                 for kind, fields in KINDS.items():
                     service = reviews(Port(80, "p", protocol, 8080), hostname=f"{kind}-{i}-{j}-{protocol.name.lower()}", **fields)
@@ -147,8 +148,10 @@ def servers(count: int, **fields: Any) -> tuple[Endpoint, ...]:
     return tuple(at(RIG.server(), PORT, **fields) for _ in range(count))
 
 
-def case(name: str, policy: dict[str, Any] | None, endpoints: Iterable[Endpoint], client: Client = SIDECAR, **fields: Any) -> Case:
-    return RIG.case(f"{name}.test", Destination(fields.pop("service", None), policy, endpoints=endpoints, **fields), client)
+def case(
+    name: str, policy: dict[str, Any] | None, to: Iterable[Endpoint], client: Client = SIDECAR, service: Service | None = None
+) -> Case:
+    return RIG.case(f"{name}.test", Destination(service, policy, endpoints=to), client)
 
 
 def addresses(endpoints: Iterable[Endpoint]) -> list[str]:
@@ -427,3 +430,189 @@ class TestLocalities:
 
     def test_and_left_when_it_is_not_ready(self) -> None:
         assert CLOSE.spread(10) == {CLOSE.view.all_endpoints[1].address: 10}
+
+
+# Envoy itself is the server for what is not HTTP/1.1 in the clear: its answers say how they were asked.
+
+FILES = Path(tempfile.mkdtemp(prefix="clusters-"))
+OURS, THEIRS = Authority(FILES, "ours"), Authority(FILES, "theirs")
+CERTIFICATE, KEY = OURS.sign("server", "a.example.com", "spiffe://td/ns/default/sa/a", "127.0.0.1")
+CLIENT_CERTIFICATE, CLIENT_KEY = OURS.sign("client", "spiffe://td/ns/default/sa/client")
+ASKED = {
+    "x-server": "envoy",
+    "x-protocol": "%PROTOCOL%",
+    "x-sni": "%REQUESTED_SERVER_NAME%",
+    "x-peer": "%DOWNSTREAM_PEER_URI_SAN%",
+    "x-remote": "%DOWNSTREAM_REMOTE_ADDRESS_WITHOUT_PORT%",
+    "x-tls": "%DOWNSTREAM_TLS_VERSION%",
+}
+
+
+def envoy_server(context: Any = None, inspector: str = "", mutual: bool = False) -> Endpoint:
+    """An endpoint that answers how it was asked, in TLS where a context is given."""
+    port = free_port()
+    routes = {
+        "virtual_hosts": [
+            {
+                "name": "all",
+                "domains": ["*"],
+                "routes": [{"match": {"prefix": "/"}, "direct_response": {"status": 200}}],
+                "response_headers_to_add": [{"header": {"key": k, "value": v}} for k, v in ASKED.items()],
+            }
+        ]
+    }
+    chain = {"filters": [connection_manager(routes)]}
+    if context is not None:
+        downstream = pb.DownstreamTlsContext(common_tls_context=context, require_client_certificate={"value": mutual})
+        chain["transport_socket"] = {"name": "envoy.transport_sockets.tls", "typed_config": pb.any(downstream)}
+    filters = {"": [], "tls": [pb.TlsInspector()], "proxy": [pb.ProxyProtocol()]}[inspector]
+    RIG.listener(f"server-{port}", port, chain, listener_filters=[{"name": "f", "typed_config": pb.any(f)} for f in filters])
+    return at("127.0.0.1", port)
+
+
+TLS_CONTEXT = {
+    "tls_certificates": [{"certificate_chain": {"filename": str(CERTIFICATE)}, "private_key": {"filename": str(KEY)}}],
+    "alpn_protocols": ["h2", "http/1.1"],
+}
+MUTUAL_CONTEXT = {**TLS_CONTEXT, "validation_context": {"trusted_ca": {"filename": str(OURS.path)}}}
+PLAIN_SERVER = envoy_server()
+TLS_SERVER = envoy_server(TLS_CONTEXT, "tls")
+MUTUAL_SERVER = envoy_server(MUTUAL_CONTEXT, "tls", mutual=True)
+PROXIED_SERVER = envoy_server(inspector="proxy")
+
+
+def tls(name: str, settings: dict[str, Any], to: Endpoint = TLS_SERVER, service: Service | None = None) -> Case:
+    ours = {} if "caCertificates" in settings else {"caCertificates": str(OURS.path)}
+    return case(name, {"tls": {"mode": "SIMPLE", **ours, **settings}}, [to], service=service)
+
+
+def of_protocol(protocol: Protocol) -> Service:
+    return reviews(Port(9080, "p", protocol))
+
+
+CLIENT_FILES = {"mode": "MUTUAL", "clientCertificate": str(CLIENT_CERTIFICATE), "privateKey": str(CLIENT_KEY)}
+NAMED = tls("named", {"sni": "a.example.com", "subjectAltNames": ["spiffe://td/ns/default/sa/a"]})
+NAMED_ANY = tls("named-any", {"sni": "a.example.com", "subjectAltNames": ["b.example.com", "127.0.0.1"]})
+NAMED_OTHERWISE = tls("named-otherwise", {"sni": "a.example.com", "subjectAltNames": ["b.example.com"]})
+UNTRUSTED = tls("untrusted", {"sni": "a.example.com", "caCertificates": str(THEIRS.path)})
+UNKNOWN = tls("unknown", {"sni": "a.example.com", "caCertificates": ""})
+UNVERIFIED = tls("unverified", {"sni": "b.example.com", "insecureSkipVerify": True, "caCertificates": str(THEIRS.path)})
+OF_REQUEST = tls("of-request", {})
+OF_REQUEST.view.hosts = ("a.example.com", "c.example.com")
+MUTUAL = tls("mutual", CLIENT_FILES | {"sni": "a"}, MUTUAL_SERVER)
+ANONYMOUS = tls("anonymous", {"sni": "a"}, MUTUAL_SERVER)
+TLS_HTTP2 = tls("tls-http2", {"sni": "a"}, service=of_protocol(Protocol.GRPC))
+TLS_SAME = tls("tls-same", {"sni": "a"}, service=of_protocol(Protocol.AUTO))
+V1, V2 = (case(f"proxy-protocol-{v}", {"proxyProtocol": {"version": v}}, [PROXIED_SERVER]) for v in ("V1", "V2"))
+HTTP1 = case("http1", None, [PLAIN_SERVER])
+HTTP2 = case("http2", None, [PLAIN_SERVER], service=of_protocol(Protocol.HTTP2))
+UPGRADED = case("upgraded", {"connectionPool": {"http": {"h2UpgradePolicy": "UPGRADE"}}}, [PLAIN_SERVER])
+SAME = case("same", {"connectionPool": {"http": {"useClientProtocol": True, "h2UpgradePolicy": "UPGRADE"}}}, [PLAIN_SERVER])
+
+
+class TestTls:
+    def test_the_server_is_asked_for_and_verified_by_the_rules_names(self) -> None:
+        answer = NAMED.get()
+        assert (answer.status, answer.headers["x-sni"], answer.headers["x-tls"]) == (200, "a.example.com", "TLSv1.3")
+
+    def test_any_of_the_names_will_do(self) -> None:
+        assert NAMED_ANY.get().status == 200
+
+    @pytest.mark.parametrize("of", [NAMED_OTHERWISE, UNTRUSTED, UNKNOWN], ids=["other-name", "other-authority", "no-authority"])
+    def test_an_unverified_server_gets_no_request(self, of: Case) -> None:
+        assert of.get().status == 503
+        assert of.stat("ssl.fail_verify_error") + of.stat("ssl.fail_verify_san") > 0
+
+    def test_unless_the_rule_says_so(self) -> None:
+        assert UNVERIFIED.get().headers["x-sni"] == "b.example.com"
+
+    def test_the_requests_own_host_is_asked_for_where_the_rule_names_none(self) -> None:
+        assert OF_REQUEST.get(host="a.example.com").headers["x-sni"] == "a.example.com"
+
+    def test_and_verified(self) -> None:
+        assert OF_REQUEST.get(host="c.example.com").status == 503
+        assert OF_REQUEST.stat("ssl.fail_verify_san") > 0
+
+    def test_the_client_shows_its_certificate(self) -> None:
+        assert MUTUAL.get().headers["x-peer"] == "spiffe://td/ns/default/sa/client"
+
+    def test_where_it_has_one(self) -> None:
+        assert ANONYMOUS.get().status == 503
+
+    @pytest.mark.parametrize(("of", "protocol"), [(NAMED, "HTTP/1.1"), (TLS_HTTP2, "HTTP/2"), (TLS_SAME, "HTTP/1.1")])
+    def test_http_versions_inside(self, of: Case, protocol: str) -> None:
+        assert of.get().headers["x-protocol"] == protocol
+
+
+class TestProxyProtocol:
+    @pytest.mark.parametrize("of", [V1, V2], ids=["v1", "v2"])
+    def test_the_server_learns_of_the_caller(self, of: Case) -> None:
+        assert of.get(source="127.0.3.7").headers["x-remote"] == "127.0.3.7"
+
+
+class TestHttpVersions:
+    @pytest.mark.parametrize(
+        ("of", "protocol"), [(HTTP1, "HTTP/1.1"), (HTTP2, "HTTP/2"), (UPGRADED, "HTTP/2"), (SAME, "HTTP/1.1")]
+    )
+    def test_of_a_call_in_http1(self, of: Case, protocol: str) -> None:
+        assert of.get().headers["x-protocol"] == protocol
+
+    def test_of_a_call_in_http2(self) -> None:
+        call_in_http2(RIG.ports["http"], SAME.name)
+        assert SAME.stat("upstream_cx_http2_total") == 1
+
+
+def call_in_http2(port: int, host: str) -> None:
+    """A GET, until the headers of its answer are there."""
+    fields = [(b":method", b"GET"), (b":scheme", b"http"), (b":path", b"/"), (b":authority", host.encode())]
+    block = b"".join(b"\x00" + bytes([len(k)]) + k + bytes([len(v)]) + v for k, v in fields)
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection, connection.makefile("rb") as answer:
+        settings = b"\0\0\0\4\0\0\0\0\0"
+        headers = len(block).to_bytes(3) + b"\1\5\0\0\0\1" + block
+        connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + settings + headers)
+        kind = 0
+        while kind != 1:
+            frame = answer.read(9)
+            kind = frame[3]
+            answer.read(int.from_bytes(frame[:3]))
+
+
+ALL_NAMES = case("all-names", balanced("ROUND_ROBIN"), [at("all.example.com", PORT)], service=entry("all.example.com"))
+MANY_NAMES = case(
+    "many-names", balanced("ROUND_ROBIN"), [at("all.example.com", PORT), at("more.example.com", PORT)], service=entry("many.x")
+)
+ONE_NAME = case(
+    "one-name",
+    None,
+    [at("one.example.com", PORT)],
+    service=entry("one.example.com", resolution=Resolution.DNS_ROUND_ROBIN),
+)
+CHANGING = case("changing", None, [at("changing.example.com", PORT)], service=entry("changing.example.com"))
+ANY_NAME = case("any-name", None, (), service=entry("*.example.com", resolution=Resolution.DYNAMIC_DNS))
+ANY_NAME.view.hosts = ("*.example.com", f"*.example.com:{PORT}")
+RECORDS = {name: addresses(servers(n)) for name, n in {"all": 2, "more": 1, "one": 2, "changing": 1, "x": 1}.items()}
+RIG.resolver.records.update({f"{name}.example.com": found for name, found in RECORDS.items()})
+RESOLVED = pb.DynamicForwardProxyFilter(dns_cache_config=dns_cache(SIDECAR, MeshConfig()))
+RIG.resolve_here(RESOLVED.dns_cache_config.typed_dns_resolver_config)
+RIG.filters["envoy.filters.http.dynamic_forward_proxy"] = RESOLVED
+
+
+class TestDns:
+    def test_all_addresses_of_a_name_are_used(self) -> None:
+        assert ALL_NAMES.spread(10) == dict.fromkeys(RECORDS["all"], 5)
+
+    def test_of_all_names(self) -> None:
+        assert set(MANY_NAMES.spread(10)) == {*RECORDS["all"], *RECORDS["more"]}
+
+    def test_or_one_address_at_a_time(self) -> None:
+        assert len(ONE_NAME.spread(10)) == 1
+
+    def test_a_names_new_address_is_used_when_its_time_is_over(self) -> None:
+        assert set(CHANGING.spread(2)) == set(RECORDS["changing"])
+        new = RIG.server()
+        RIG.resolver.records["changing.example.com"] = [new]
+        CHANGING.eventually(lambda c: c.spread(2) == {new: 2})
+
+    def test_the_requests_host_is_resolved_for_wildcards(self) -> None:
+        assert ANY_NAME.get(host=f"x.example.com:{PORT}").server == RECORDS["x"][0]
+        assert ANY_NAME.get(host=f"nowhere.example.com:{PORT}").status == 503

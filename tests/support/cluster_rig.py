@@ -1,12 +1,13 @@
 """One Envoy with clusters as they are made for proxies, and servers for them to lead to.
 
-Tests register cases when their module is imported and call them when Envoy runs. A case is a virtual host that leads to one cluster,
-so that its name is the host to call; the cluster's endpoints are servers on loopback addresses of their own.
+Tests register cases when their module is imported and call them when Envoy runs. A case is a virtual host that leads to one
+cluster, so that its name is the host to call; the cluster's endpoints are servers on loopback addresses of their own.
 """
 
 import http.client
 import itertools
 import json
+import re
 import socket
 import socketserver
 import subprocess
@@ -19,6 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Self
+from urllib.parse import quote
 
 import envoy
 import msgspec
@@ -85,7 +87,7 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, *_: object) -> None:
         pass
 
-    def do_GET(self) -> None:  # noqa: N802 - http.server's name
+    def do_GET(self) -> None:
         self.server.requests += 1
         if "x-wait" in self.headers:
             self.server.hold()
@@ -166,7 +168,7 @@ class Envoy:
 
     def stat(self, name: str) -> int:
         """The value of one counter or gauge; 0 where there is none."""
-        stats = json.loads(self.get("/stats?format=json"))["stats"]
+        stats = json.loads(self.get(f"/stats?format=json&filter={quote(re.escape(name))}"))["stats"]
         return next((int(s["value"]) for s in stats if s.get("name") == name), 0)
 
     def ports(self) -> dict[str, int]:
@@ -254,6 +256,10 @@ class Rig:
             self.resolve_here(options.typed_dns_resolver_config)
             options.dns_jitter.Clear()
             cluster.cluster_type.typed_config.value = options.SerializeToString()
+        elif cluster.cluster_type.name == "envoy.clusters.dynamic_forward_proxy":
+            proxy = pb.DynamicForwardProxyCluster.FromString(cluster.cluster_type.typed_config.value)
+            self.resolve_here(proxy.dns_cache_config.typed_dns_resolver_config)
+            cluster.cluster_type.typed_config.value = proxy.SerializeToString()
         return cluster
 
     def resolve_here(self, config: Any) -> None:

@@ -1,10 +1,9 @@
 """`xds bootstrap`."""
 
 import json
-from pathlib import Path
+from typing import Any
 
 import click
-import yaml
 
 
 @click.command()
@@ -30,7 +29,33 @@ def command(
       xds bootstrap productpage-v1.default --address 10.0.0.7 > envoy.yaml && envoy -c envoy.yaml
       xds bootstrap client.default --grpc > grpc.json && GRPC_XDS_BOOTSTRAP=grpc.json ./client
     """
-    raise NotImplementedError
+    from xds.envoy.bootstrap import Node, Ports, bootstrap, bootstrap_json, bootstrap_yaml
+    from xds.mesh.model import Mode
+
+    name, _, namespace = workload.rpartition(".")
+    if not name:
+        raise click.BadParameter(f"{workload!r} names no namespace: write pod.namespace", param_hint="POD.NAMESPACE")
+    node = Node(
+        name=name,
+        namespace=namespace,
+        addresses=(address,),
+        labels=_labels(labels),
+        service_account=service_account,
+        mode=Mode[interception],
+    )
+    if for_grpc:
+        click.echo(json.dumps(grpc_bootstrap(node.id, namespace, server), indent=2))
+        return
+    message = bootstrap(node, server, delta=not sotw, ports=Ports(admin=admin_port))
+    click.echo(bootstrap_json(message) if output == "json" else bootstrap_yaml(message))
+
+
+def grpc_bootstrap(node_id: str, namespace: str, server: str) -> dict[str, Any]:
+    """What a proxyless gRPC client reads from the file that GRPC_XDS_BOOTSTRAP names (gRFC A27)."""
+    return {
+        "xds_servers": [{"server_uri": server, "channel_creds": [{"type": "insecure"}], "server_features": ["xds_v3"]}],
+        "node": {"id": node_id, "metadata": {"NAMESPACE": namespace, "GENERATOR": "grpc"}},
+    }
 
 
 def _labels(pairs: tuple[str, ...]) -> dict[str, str]:

@@ -15,8 +15,9 @@ import aiohttp
 
 from xds.demo.apps import App
 from xds.demo.binary import find_envoy
-from xds.envoy.bootstrap import bootstrap_yaml
+from xds.envoy.bootstrap import Node, Ports, bootstrap, bootstrap_yaml
 from xds.errors import ConfigError
+from xds.mesh.model import Mode
 
 SIDECAR_PORT = 9080
 ADMIN_PORT = 15000
@@ -86,7 +87,10 @@ async def stage() -> AsyncIterator[Stage]:
 
 
 def _sidecar(name: str, version: str, address: str, grpc_port: int) -> str:
-    raise NotImplementedError
+    """The bootstrap of a workload's sidecar. Its own ports are on the workload's address, since all share one machine."""
+    node = Node(name=f"{name}-{version}", addresses=(address,), labels={"app": name, "version": version}, mode=Mode.NONE)
+    ports = Ports(admin=ADMIN_PORT, admin_address=address, listen=address)
+    return bootstrap_yaml(bootstrap(node, f"127.0.0.1:{grpc_port}", ports=ports))
 
 
 @asynccontextmanager

@@ -150,7 +150,7 @@ def bootstrap(
         overload_manager={"resource_monitors": [_connection_limit()]},
         deferred_stat_options={"enable_deferred_creation_stats": True},
         stats_config={
-            "use_all_default_tags": False,
+            "use_all_default_tags": {"value": False},
             "stats_tags": [{"tag_name": tag, "regex": regex} for tag, regex in _TAGS.items()],
             "stats_matcher": None if statistics is None else {"inclusion_list": {"patterns": [{"prefix": p} for p in statistics]}},
         },
@@ -174,7 +174,9 @@ def token_secret(token_file: str, name: str = "xds-token") -> str:
 
 
 def _plain(message: Any) -> dict[str, Any]:
-    return json_format.MessageToDict(message, preserving_proto_field_name=True, descriptor_pool=pb.POOL)
+    """`message` in protobuf's JSON form, of plain dicts and lists only."""
+    plain: dict[str, Any] = json.loads(json_format.MessageToJson(message, preserving_proto_field_name=True, descriptor_pool=pb.POOL))
+    return plain
 
 
 def _node(node: Node) -> dict[str, Any]:

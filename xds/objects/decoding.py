@@ -15,6 +15,7 @@ import msgspec
 from xds.errors import Problem
 from xds.objects.documents import Document, documents
 from xds.objects.kinds import KINDS, Kind, Object
+from xds.objects.kubernetes import EndpointSlice, Namespace, Node, Pod, Service
 from xds.objects.meta import Ref, decode_hook
 from xds.objects.schema import fit, stray_fields
 from xds.objects.validation import validate
