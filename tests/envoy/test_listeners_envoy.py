@@ -20,7 +20,7 @@ from xds import pb
 from xds.envoy.clusters import black_hole_cluster, inbound_cluster, inbound_passthrough_cluster, passthrough_cluster
 from xds.envoy.inbound_listeners import inbound_listeners
 from xds.envoy.listeners import http_proxy, outbound_listener, plan, virtual_outbound
-from xds.mesh.model import Client, Egress, Inbound, Mode, Protocol
+from xds.mesh.model import Client, Egress, Inbound, Mode, Protocol, Resolution
 from xds.objects import MeshConfig, OutboundTrafficPolicy, TrafficPolicy, VirtualService
 from xds.objects.meta import decode_hook
 
@@ -56,6 +56,7 @@ SERVICES = (
     entry("a.example.com", (443, TLS)),
     entry("*.example.org", (443, HTTPS)),
     entry("split.example.com", (443, TLS)),
+    entry("*.dynamic.example.com", (443, TLS), (8088, HTTP), (9200, AUTO), resolution=Resolution.DYNAMIC_DNS),
     entry("any.example.com", (27017, Protocol.MONGO)),
     entry("net.example.com", (6379, TCP), (9100, AUTO), at=("192.0.2.0/24", "2001:db8::/32")),
     entry("raw.example.com", (8081, TCP)),

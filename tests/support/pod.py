@@ -229,6 +229,7 @@ def running(rules: str = REDIRECT) -> Iterator[Pod]:
             namespace.ip(f"addr add {v4}/24 dev {link}")
             namespace.ip(f"addr add {v6}/64 dev {link} nodad")
             namespace.ip(f"link set {link} up")
+        pod.ip("addr add ::6/128 dev lo")  # what Istio's capture gives a pod, for a proxy's connections to its own workload
         pod.ip(f"route add default via {WORLD_IP}")
         pod.ip(f"-6 route add default via {WORLD_IP6}")
         for network in WORLD:

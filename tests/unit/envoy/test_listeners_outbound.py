@@ -9,8 +9,9 @@ import pytest
 from support.chains import clusters, http_filters, inspectors, is_http, last_filter, matched, unpacked
 from support.seen import Seen, entry, service
 
+from xds.envoy.clusters import outbound_clusters
 from xds.envoy.listeners import http_proxy, outbound_listener, plan, virtual_outbound
-from xds.mesh.model import Client, Egress, Mode, Protocol
+from xds.mesh.model import Client, Egress, Mode, Protocol, Resolution
 from xds.objects import MeshConfig, OutboundTrafficPolicy, TrafficPolicy, VirtualService
 from xds.objects.meta import decode_hook
 
@@ -301,6 +302,48 @@ class TestTls:
         tls = [{"match": [{"sniHosts": ["a.x"], "sourceLabels": {"app": "api"}}], "route": [to("secure.x", subset="a")]}]
         listener = only(Seen(service("secure.x", (443, TLS)), rules=[rule("secure.x", tls=tls)]))
         assert [clusters(c) for c in listener.filter_chains] == [[("outbound|443||secure.x", 1)]]
+
+
+class TestNamesResolvedWhenCalled:
+    view = Seen(
+        entry("*.example.com", (80, HTTP), (443, TLS), resolution=Resolution.DYNAMIC_DNS),
+        service("web.x", (81, HTTP)),
+        entry("a.example.org", (443, TLS)),
+    )
+
+    def test_http_listeners_of_such_services_resolve_hosts(self) -> None:
+        listeners = built(self.view)
+        assert http_filters(listeners["0.0.0.0_80"].filter_chains[0])[-2:] == ["dynamic_forward_proxy", "router"]
+        assert "dynamic_forward_proxy" not in http_filters(listeners["0.0.0.0_81"].filter_chains[0])
+
+    def test_tls_chains_of_such_services_resolve_server_names(self) -> None:
+        chains = built(self.view)["0.0.0.0_443"].filter_chains
+        assert [[f.name.rpartition(".")[2] for f in chain.filters] for chain in chains] == [
+            ["sni_dynamic_forward_proxy", "tcp_proxy"],
+            ["tcp_proxy"],
+        ]
+        assert unpacked(chains[0].filters[0].typed_config).port_value == 443
+
+    def test_filters_and_clusters_share_a_cache_of_names(self) -> None:
+        listeners = built(self.view)
+        http = unpacked(last_filter(listeners["0.0.0.0_80"].filter_chains[0]).http_filters[-2].typed_config)
+        tls = unpacked(listeners["0.0.0.0_443"].filter_chains[0].filters[0].typed_config)
+        (cluster, _) = outbound_clusters(self.view, self.view.services["*.example.com"], CLIENT)
+        cached = unpacked(cluster.cluster_type.typed_config)
+        assert http.dns_cache_config == tls.dns_cache_config == cached.dns_cache_config
+
+
+class TestStatistics:
+    config = msgspec.convert({"outboundClusterStatName": "%SERVICE%_%SERVICE_PORT%_%SUBSET_NAME%"}, MeshConfig)
+
+    def test_connections_are_counted_under_the_meshs_pattern(self) -> None:
+        view = Seen(service("db.x", (3306, TCP)), config=self.config)
+        assert last_filter(only(view).filter_chains[0]).stat_prefix == "db.default_3306_"
+
+    def test_so_are_those_to_the_one_destination_of_a_rule(self) -> None:
+        rules = [rule("db.x", tcp=[{"route": [to("db.x", subset="v1")]}])]
+        view = Seen(service("db.x", (3306, TCP)), rules=rules, config=self.config)
+        assert last_filter(only(view).filter_chains[0]).stat_prefix == "db.default_3306_v1"
 
 
 class TestVirtualOutbound:
