@@ -116,7 +116,9 @@ def percentile(times: list[float], share: float) -> float:
     return sorted(times)[min(len(times) - 1, int(share * len(times)))]
 
 
-def measure(subject: Subject, kube: Kube, scene: Scene, binary: Path, options: argparse.Namespace, logs: Path, base: int) -> dict[str, Any]:
+def measure(
+    subject: Subject, kube: Kube, scene: Scene, binary: Path, options: argparse.Namespace, logs: Path, base: int
+) -> dict[str, Any]:
     """All figures of one subject. `base` keeps the turns of two subjects apart, since they share the API server."""
     figures: dict[str, Any] = {"name": subject.name}
     process = Process(subject, logs / f"{subject.name}.log")

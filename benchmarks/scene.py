@@ -72,7 +72,10 @@ class Scene:
             "apiVersion": "networking.istio.io/v1", "kind": "VirtualService",
             "metadata": {"name": f"svc{index}", "namespace": self.namespace(index)},
             "spec": {"hosts": [host], "http": [
-                {"match": [{"uri": {"prefix": "/v2"}}], "route": [{"destination": {"host": host}}], "headers": {"request": {"set": {"x-rev": mark}}}},
+                {
+                    "match": [{"uri": {"prefix": "/v2"}}], "route": [{"destination": {"host": host}}],
+                    "headers": {"request": {"set": {"x-rev": mark}}},
+                },
                 {"route": [{"destination": {"host": host}}]},
             ]},
         }  # fmt: skip

@@ -25,8 +25,7 @@ Not thread-safe: one thread owns a graph. Values must not be changed once they a
 """
 
 from collections.abc import Callable, Hashable, Iterator
-from types import TracebackType
-from types import MethodType
+from types import MethodType, TracebackType
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, overload
 
 K = TypeVar("K", bound=Hashable)
@@ -227,9 +226,9 @@ class Derived(Generic[P, T]):
         self.graph = graph
         self.name = name
         self.function = function
-        code = function.__func__.__code__ if isinstance(function, MethodType) else function.__code__  # type: ignore[attr-defined]
+        code = function.__func__.__code__ if isinstance(function, MethodType) else function.__code__
         self.arity = code.co_argcount - 1
-        self.defaults: tuple[Any, ...] = function.__defaults__ or ()  # type: ignore[attr-defined]
+        self.defaults: tuple[Any, ...] = function.__defaults__ or ()
         self.nodes: dict[tuple[Any, ...], Node] = {}
 
     def node(self, *args: Any) -> Node:

@@ -4,9 +4,7 @@ import base64
 import json
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 
-import msgspec
 import pytest
 from support.route_rig import CLIENT, Rig, Rules, running
 from support.seen import Seen, entry, headless, service

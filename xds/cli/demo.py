@@ -74,8 +74,11 @@ def command(once: bool, requests: int, output: str) -> None:
 
 def _record(step: Step) -> dict[str, object]:
     return {
-        "weights": {"v1": step.v1, "v2": step.v2}, "requests": step.requests, "answers": dict(step.seen),
-        "visible_seconds": step.visible_seconds, "followed": step.followed,
+        "weights": {"v1": step.v1, "v2": step.v2},
+        "requests": step.requests,
+        "answers": dict(step.seen),
+        "visible_seconds": step.visible_seconds,
+        "followed": step.followed,
     }
 
 
@@ -129,7 +132,9 @@ async def _until_marked(session: aiohttp.ClientSession, here: Stage, mark: str) 
                     return time.monotonic()
 
 
-async def _call(session: aiohttp.ClientSession, here: Stage, requests: int, seen: Counter[str], shown: Callable[[], None]) -> None:
+async def _call(
+    session: aiohttp.ClientSession, here: Stage, requests: int, seen: Counter[str], shown: Callable[[], None]
+) -> None:
     left = requests
 
     async def caller() -> None:
@@ -164,7 +169,11 @@ def _set_weights(path: Path, v1: int, v2: int) -> None:
 
 
 def _line(step: Step) -> str:
-    visible = "" if step.visible_seconds is None else f"  first changed answer {1000 * step.visible_seconds:.0f} ms after the file was saved"
+    visible = (
+        ""
+        if step.visible_seconds is None
+        else f"  first changed answer {1000 * step.visible_seconds:.0f} ms after the file was saved"
+    )
     mark = "[green]✓[/]" if step.followed else "[red]✗[/]"
     return f"{mark} weights {step.v1}/{step.v2}: v1 {step.percent('v1'):.1f} %, v2 {step.percent('v2'):.1f} % of {step.requests}{visible}"
 

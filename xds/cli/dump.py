@@ -36,12 +36,23 @@ class Dumped(msgspec.Struct):
 
 
 @click.command()
-@click.argument("types", nargs=-1, metavar="[clusters|endpoints|listeners|routes|all]...",
-                type=click.Choice([*TYPES, "all"]))
-@click.option("--as", "workload", required=True, metavar="POD.NAMESPACE", help="The proxy to answer for: its pod, or a whole node id.")
-@click.option("--files", multiple=True, type=click.Path(exists=True, path_type=Path), metavar="DIR", help="Work it out from these files.")
-@click.option("--server", default="127.0.0.1:15010", show_default=True, metavar="HOST:PORT", help="Without --files: ask this server, over ADS.")
-@click.option("--name", "names", multiple=True, metavar="PATTERN", help="Only resources of this name; * and ? stand for anything.")
+@click.argument("types", nargs=-1, metavar="[clusters|endpoints|listeners|routes|all]...", type=click.Choice([*TYPES, "all"]))
+@click.option(
+    "--as", "workload", required=True, metavar="POD.NAMESPACE", help="The proxy to answer for: its pod, or a whole node id."
+)
+@click.option(
+    "--files", multiple=True, type=click.Path(exists=True, path_type=Path), metavar="DIR", help="Work it out from these files."
+)
+@click.option(
+    "--server",
+    default="127.0.0.1:15010",
+    show_default=True,
+    metavar="HOST:PORT",
+    help="Without --files: ask this server, over ADS.",
+)
+@click.option(
+    "--name", "names", multiple=True, metavar="PATTERN", help="Only resources of this name; * and ? stand for anything."
+)
 @click.option("--why", is_flag=True, help="Name the objects each resource was made from. Needs --files.")
 @click.option("-o", "output", type=click.Choice(["table", "yaml", "json"]), default="table", show_default=True)
 def command(
@@ -67,9 +78,16 @@ def command(
     else:
         from xds.discovery.client import fetch
 
-        found = {url: [(r, ()) for r in resources] for url, resources in asyncio.run(fetch(server, workload, [pb.type_url(TYPES[t]) for t in wanted])).items()}
+        found = {
+            url: [(r, ()) for r in resources]
+            for url, resources in asyncio.run(fetch(server, workload, [pb.type_url(TYPES[t]) for t in wanted])).items()
+        }
     dumped = {
-        kind: [Dumped(r, w) for r, w in sorted(found[pb.type_url(TYPES[kind])], key=lambda pair: pair[0].name) if _matches(r.name, names)]
+        kind: [
+            Dumped(r, w)
+            for r, w in sorted(found[pb.type_url(TYPES[kind])], key=lambda pair: pair[0].name)
+            if _matches(r.name, names)
+        ]
         for kind in wanted
     }
     _print(dumped, output, why=why)

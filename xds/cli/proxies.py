@@ -19,7 +19,9 @@ COLUMNS = ("CDS", "EDS", "LDS", "RDS")
 
 
 @click.command()
-@click.option("--server", default="http://127.0.0.1:15014", show_default=True, metavar="URL", help="The control plane's HTTP port.")
+@click.option(
+    "--server", default="http://127.0.0.1:15014", show_default=True, metavar="URL", help="The control plane's HTTP port."
+)
 @click.option("-o", "output", type=click.Choice(["table", "yaml", "json"]), default="table", show_default=True)
 def command(server: str, output: str) -> None:
     """List the connected proxies and how far each has come: SYNCED, STALE, NACK or NOT SENT, by type.

@@ -24,15 +24,34 @@ DRAIN_SECONDS = 5.0
 
 
 @click.command()
-@click.option("--files", multiple=True, type=click.Path(path_type=Path), metavar="DIR",
-              help="Read objects from the YAML files below DIR, and follow them. May be given more than once.")
-@click.option("--resources", multiple=True, type=click.Path(path_type=Path), metavar="DIR",
-              help="Serve the Envoy resources in DIR as they are. May be given more than once, and with --files.")
-@click.option("--kubeconfig", type=click.Path(dir_okay=False, path_type=Path), envvar="KUBECONFIG", metavar="FILE",
-              help="Watch the cluster this file names. Default: $KUBECONFIG, ~/.kube/config, or the pod's own service account.")
+@click.option(
+    "--files",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Read objects from the YAML files below DIR, and follow them. May be given more than once.",
+)
+@click.option(
+    "--resources",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Serve the Envoy resources in DIR as they are. May be given more than once, and with --files.",
+)
+@click.option(
+    "--kubeconfig",
+    type=click.Path(dir_okay=False, path_type=Path),
+    envvar="KUBECONFIG",
+    metavar="FILE",
+    help="Watch the cluster this file names. Default: $KUBECONFIG, ~/.kube/config, or the pod's own service account.",
+)
 @click.option("--context", metavar="NAME", help="The context of the kubeconfig to use.")
-@click.option("--grpc-address", default="0.0.0.0:15010", show_default=True, metavar="HOST:PORT", help="Where proxies connect, plain text.")
-@click.option("--http-address", default="0.0.0.0:15014", show_default=True, metavar="HOST:PORT", help="Metrics, health and debug.")
+@click.option(
+    "--grpc-address", default="0.0.0.0:15010", show_default=True, metavar="HOST:PORT", help="Where proxies connect, plain text."
+)
+@click.option(
+    "--http-address", default="0.0.0.0:15014", show_default=True, metavar="HOST:PORT", help="Metrics, health and debug."
+)
 @click.option("--log-json", is_flag=True, help="Log one JSON object a line.")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True)
 def command(

@@ -9,6 +9,8 @@ from rich.table import Table
 
 from xds import pb
 
+DISCOVERY = ("STATIC", "STRICT_DNS", "LOGICAL_DNS", "EDS", "ORIGINAL_DST")
+
 Rows = Sequence[tuple[Message, tuple[str, ...]]]
 
 
@@ -24,8 +26,10 @@ def clusters(rows: Rows, *, why: bool) -> Table:
     table = _table("SERVICE FQDN", "PORT", "SUBSET", "DIRECTION", "TYPE", why=why)
     for message, refs in rows:
         cluster: Any = message
-        direction, port, subset, host = (cluster.name.split("|") + ["", "", ""])[:4] if "|" in cluster.name else ("-", "-", "-", cluster.name)
-        kind = cluster.cluster_type.name or pb.Cluster.DiscoveryType.Name(cluster.type)
+        direction, port, subset, host = (
+            [*cluster.name.split("|"), "", "", ""][:4] if "|" in cluster.name else ("-", "-", "-", cluster.name)
+        )
+        kind = cluster.cluster_type.name or DISCOVERY[cluster.type]
         table.add_row(host or "", port, subset or "-", direction, kind, *_why(refs, why=why))
     return table
 
@@ -53,9 +57,18 @@ def listeners(rows: Rows, *, why: bool) -> Table:
     table = _table("NAME", "ADDRESS", "MATCH", "DESTINATION", why=why)
     for message, refs in rows:
         listener: Any = message
-        chains = [*listener.filter_chains, *([listener.default_filter_chain] if listener.HasField("default_filter_chain") else [])]
+        chains = [
+            *listener.filter_chains,
+            *([listener.default_filter_chain] if listener.HasField("default_filter_chain") else []),
+        ]
         for chain in chains:
-            table.add_row(listener.name, address(listener.address), _match(chain.filter_chain_match), _destination(chain), *_why(refs, why=why))
+            table.add_row(
+                listener.name,
+                address(listener.address),
+                _match(chain.filter_chain_match),
+                _destination(chain),
+                *_why(refs, why=why),
+            )
     return table
 
 
@@ -67,14 +80,25 @@ def routes(rows: Rows, *, why: bool) -> Table:
         for host in configuration.virtual_hosts:
             domains = ", ".join(host.domains[:2]) + (f" + {len(host.domains) - 2} more" if len(host.domains) > 2 else "")
             for route in host.routes:
-                rule = dict(route.metadata.filter_metadata["istio"].items()).get("config", "") if "istio" in route.metadata.filter_metadata else ""
+                rule = (
+                    dict(route.metadata.filter_metadata["istio"].items()).get("config", "")
+                    if "istio" in route.metadata.filter_metadata
+                    else ""
+                )
                 parts = str(rule).split("/")
                 source = f"{parts[-1]}.{parts[-3]}" if len(parts) > 3 else ""
-                table.add_row(configuration.name, host.name, domains, _path(route.match), _action(route), source, *_why(refs, why=why))
+                table.add_row(
+                    configuration.name, host.name, domains, _path(route.match), _action(route), source, *_why(refs, why=why)
+                )
     return table
 
 
-TABLES: Mapping[str, Callable[..., Table]] = {"clusters": clusters, "endpoints": endpoints, "listeners": listeners, "routes": routes}
+TABLES: Mapping[str, Callable[..., Table]] = {
+    "clusters": clusters,
+    "endpoints": endpoints,
+    "listeners": listeners,
+    "routes": routes,
+}
 
 
 def address(message: Any) -> str:
@@ -116,8 +140,10 @@ def _destination(chain: Any) -> str:
             return f"Inline route: {manager.route_config.name}"
         if kind == "TcpProxy":
             proxy: Any = pb.TcpProxy.FromString(config.value)
-            return f"Cluster: {proxy.cluster}" if proxy.cluster else "Clusters: " + ", ".join(
-                f"{c.name} ({c.weight})" for c in proxy.weighted_clusters.clusters
+            return (
+                f"Cluster: {proxy.cluster}"
+                if proxy.cluster
+                else "Clusters: " + ", ".join(f"{c.name} ({c.weight})" for c in proxy.weighted_clusters.clusters)
             )
     return "Non-HTTP/Non-TCP" if chain.filters else "-"
 

@@ -37,7 +37,7 @@ class App:
         if self._session is not None:
             await self._session.close()
 
-    async def _answer(self, request: web.Request) -> web.Response:
+    async def _answer(self, _: web.Request) -> web.Response:
         body: dict[str, Any] = {"app": self.name, "version": self.version}
         headers = {}
         for callee in CALLS.get(self.name, ()):

@@ -66,8 +66,18 @@ async def stage() -> AsyncIterator[Stage]:
         here.logs.mkdir()
         await stack.enter_async_context(
             _process(
-                "xds", here.logs, sys.executable, "-m", "xds", "serve", "--files", str(folder),
-                "--grpc-address", f"127.0.0.1:{grpc_port}", "--http-address", f"127.0.0.1:{http_port}",
+                "xds",
+                here.logs,
+                sys.executable,
+                "-m",
+                "xds",
+                "serve",
+                "--files",
+                str(folder),
+                "--grpc-address",
+                f"127.0.0.1:{grpc_port}",
+                "--http-address",
+                f"127.0.0.1:{http_port}",
             )
         )
         for name, version, address, egress in WORKLOADS:
@@ -78,8 +88,18 @@ async def stage() -> AsyncIterator[Stage]:
             config.write_text(_sidecar(name, version, address, grpc_port))
             await stack.enter_async_context(
                 _process(
-                    f"{name}-{version}", here.logs, str(envoy), "-c", str(config), "--use-dynamic-base-id", "--concurrency", "1",
-                    "--log-level", "warning", "--drain-time-s", "1",
+                    f"{name}-{version}",
+                    here.logs,
+                    str(envoy),
+                    "-c",
+                    str(config),
+                    "--use-dynamic-base-id",
+                    "--concurrency",
+                    "1",
+                    "--log-level",
+                    "warning",
+                    "--drain-time-s",
+                    "1",
                 )
             )
         await _wait_for_page(here)
@@ -113,7 +133,7 @@ async def _process(name: str, logs: Path, *command: str) -> AsyncIterator[None]:
 async def _wait_for_page(here: Stage) -> None:
     try:
         async with asyncio.timeout(START_SECONDS), aiohttp.ClientSession() as session:
-            while not await _page_is_whole(here, session):
+            while not await _page_is_whole(here, session):  # noqa: ASYNC110 - Envoy has no event to wait for
                 await asyncio.sleep(0.05)
     except TimeoutError:
         kept = Path(tempfile.mkdtemp(prefix="xds-demo-logs-"))
@@ -140,7 +160,9 @@ def _check_addresses() -> None:
                 try:
                     probe.bind((where, port))
                 except OSError as e:
-                    reason = f"{where}:{port}, which the sidecar of {name}-{version} needs, cannot be had: {os.strerror(e.errno or 0)}"
+                    reason = (
+                        f"{where}:{port}, which the sidecar of {name}-{version} needs, cannot be had: {os.strerror(e.errno or 0)}"
+                    )
                     raise ConfigError("demo", reason) from e
 
 

@@ -15,7 +15,9 @@ METHOD = "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregated
 LARGEST_MESSAGE = 256 * 1024 * 1024
 QUIET_SECONDS = 0.3  # a wildcard is complete when nothing more has come for this long
 
-CLUSTER, ENDPOINTS, LISTENER, ROUTES = map(pb.type_url, (pb.Cluster, pb.ClusterLoadAssignment, pb.Listener, pb.RouteConfiguration))
+CLUSTER, ENDPOINTS, LISTENER, ROUTES = map(
+    pb.type_url, (pb.Cluster, pb.ClusterLoadAssignment, pb.Listener, pb.RouteConfiguration)
+)
 
 
 def node(workload: str) -> Mapping[str, Any]:
@@ -36,7 +38,9 @@ async def fetch(server: str, workload: str, type_urls: Sequence[str], *, seconds
     try:
         async with asyncio.timeout(seconds), grpc.aio.insecure_channel(server, options=options) as channel:
             method = channel.stream_stream(
-                METHOD, request_serializer=lambda m: m.SerializeToString(), response_deserializer=pb.DeltaDiscoveryResponse.FromString
+                METHOD,
+                request_serializer=lambda m: m.SerializeToString(),
+                response_deserializer=pb.DeltaDiscoveryResponse.FromString,
             )
             return await _Conversation(method(), workload).run(type_urls)
     except (grpc.aio.AioRpcError, TimeoutError) as e:

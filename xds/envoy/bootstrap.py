@@ -173,13 +173,13 @@ def token_secret(token_file: str, name: str = "xds-token") -> str:
     return json.dumps({"resources": [secret]})
 
 
-def _plain(message: Any) -> dict[str, Any]:
+def _plain(message: Any) -> Any:
     """`message` in protobuf's JSON form, of plain dicts and lists only."""
     plain: dict[str, Any] = json.loads(json_format.MessageToJson(message, preserving_proto_field_name=True, descriptor_pool=pb.POOL))
     return plain
 
 
-def _node(node: Node) -> dict[str, Any]:
+def _node(node: Node) -> Any:
     known = {
         "CLUSTER_ID": node.cluster_id,
         "NAMESPACE": node.namespace,
@@ -205,7 +205,7 @@ def _node(node: Node) -> dict[str, Any]:
     }
 
 
-def _xds_cluster(discovery_address: str, node: Node, tls: Tls | None, token: Token | None) -> dict[str, Any]:
+def _xds_cluster(discovery_address: str, node: Node, tls: Tls | None, token: Token | None) -> Any:
     host, port = _host_and_port(discovery_address)
     options: dict[str, Any] = {
         "explicit_http_config": {
@@ -230,8 +230,8 @@ def _xds_cluster(discovery_address: str, node: Node, tls: Tls | None, token: Tok
     return cluster
 
 
-def _tls(tls: Tls) -> dict[str, Any]:
-    common: dict[str, Any] = {
+def _tls(tls: Tls) -> Any:
+    common: Any = {
         "alpn_protocols": ["h2"],
         "tls_params": {"tls_minimum_protocol_version": "TLSv1_2", "tls_maximum_protocol_version": "TLSv1_3"},
         "validation_context": {
@@ -246,11 +246,12 @@ def _tls(tls: Tls) -> dict[str, Any]:
     return _typed("envoy.transport_sockets.tls", pb.UpstreamTlsContext(sni=tls.server_name, common_tls_context=common))
 
 
-def _credential(token: Token) -> dict[str, Any]:
+def _credential(token: Token) -> Any:
     # The secret is in a file of its own because Envoy reads a watched file again only for secrets that come by SDS.
-    source = {"path_config_source": {"path": token.secret_file, "watched_directory": {"path": token.folder}}}
+    source: Any = {"path_config_source": {"path": token.secret_file, "watched_directory": {"path": token.folder}}}
+    credential: Any = {"name": token.name, "sds_config": {"resource_api_version": "V3", **source}}
     generic = pb.GenericCredential(
-        credential={"name": token.name, "sds_config": {"resource_api_version": "V3", **source}}, header="authorization",
+        credential=credential, header="authorization",
     )  # fmt: skip
     injector = pb.CredentialInjector(
         overwrite=True, credential=_typed("envoy.http.injected_credentials.generic", generic),
@@ -258,7 +259,7 @@ def _credential(token: Token) -> dict[str, Any]:
     return _typed("envoy.filters.http.credential_injector", injector)
 
 
-def _admin_listener(name: str, address: str, port: int, path: str, admin_path: str) -> dict[str, Any]:
+def _admin_listener(name: str, address: str, port: int, path: str, admin_path: str) -> Any:
     """A listener that answers one path, from the admin server, and nothing else of it."""
     manager = pb.HttpConnectionManager(
         stat_prefix=name,
@@ -287,7 +288,7 @@ def _admin_listener(name: str, address: str, port: int, path: str, admin_path: s
     }
 
 
-def _connection_limit() -> dict[str, Any]:
+def _connection_limit() -> Any:
     """No limit, said so that Envoy does not warn of there being none."""
     config = pb.message_class("envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig")
     unlimited: Any = config
@@ -296,12 +297,12 @@ def _connection_limit() -> dict[str, Any]:
     )
 
 
-def _ads() -> dict[str, Any]:
+def _ads() -> Any:
     """Without a timeout, a proxy is not ready until it has got its first configuration."""
     return {"ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": _FOREVER}
 
 
-def _cluster(name: str, kind: str, host: str, port: int) -> dict[str, Any]:
+def _cluster(name: str, kind: str, host: str, port: int) -> Any:
     endpoint = {"endpoint": {"address": _socket(host, port)}}
     return {
         "name": name,
@@ -311,11 +312,11 @@ def _cluster(name: str, kind: str, host: str, port: int) -> dict[str, Any]:
     }
 
 
-def _socket(address: str, port: int) -> dict[str, Any]:
+def _socket(address: str, port: int) -> Any:
     return {"socket_address": {"address": address, "port_value": port}}
 
 
-def _typed(name: str, config: Any) -> dict[str, Any]:
+def _typed(name: str, config: Any) -> Any:
     return {"name": name, "typed_config": pb.any(config)}
 
 

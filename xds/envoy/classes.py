@@ -14,7 +14,9 @@ from xds.envoy.translation import Shares, Translation
 from xds.mesh.store import Mesh
 from xds.mesh.workloads import Claim, claim
 
-CLUSTER, ENDPOINTS, LISTENER, ROUTES = map(pb.type_url, (pb.Cluster, pb.ClusterLoadAssignment, pb.Listener, pb.RouteConfiguration))
+CLUSTER, ENDPOINTS, LISTENER, ROUTES = map(
+    pb.type_url, (pb.Cluster, pb.ClusterLoadAssignment, pb.Listener, pb.RouteConfiguration)
+)
 
 FeedKey = tuple[str, Hashable]
 
@@ -140,7 +142,13 @@ class Classes:
         t, scope, inbound = self.translation, shares.scope, shares.inbound
         c, e, li, r = shares.clusters, shares.endpoints, shares.listeners, shares.routes
         hosts = t.hosts.node(scope)
-        yield (("outbound clusters", (scope, c)), CLUSTER, (t.common_clusters.node(scope, c),), hosts, lambda k: t.clusters.node(scope, c, *k))
+        yield (
+            ("outbound clusters", (scope, c)),
+            CLUSTER,
+            (t.common_clusters.node(scope, c),),
+            hosts,
+            lambda k: t.clusters.node(scope, c, *k),
+        )
         yield (("inbound clusters", inbound), CLUSTER, (t.inbound_clusters.node(inbound),), None, None)
         yield (("endpoints", (scope, e)), ENDPOINTS, (), hosts, lambda k: t.assignments.node(scope, e, *k))
         yield (

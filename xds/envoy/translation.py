@@ -1,4 +1,4 @@
-"""Everything that a client may get, as derived values: one node a cluster set, an assignment set, a listener, a virtual host, a route table.
+"""Everything that a client may get, as derived values: one node a cluster set, an assignment set, a listener, a virtual host, a table.
 
 What a node is keyed by decides who shares it. The outer nodes, which feed groups, are keyed by scope and by a *projection* of the
 client: the client with all that cannot change this kind of resource taken out. They mostly pass on inner nodes, keyed by less:
@@ -13,11 +13,17 @@ from google.protobuf.message import Message
 from xds import flow, pb
 from xds.discovery.resources import Resource, content_hash
 from xds.envoy.addresses import wildcards
-from xds.envoy.clusters import black_hole_cluster, inbound_cluster, inbound_passthrough_cluster, outbound_clusters, passthrough_cluster
+from xds.envoy.clusters import (
+    black_hole_cluster,
+    inbound_cluster,
+    inbound_passthrough_cluster,
+    outbound_clusters,
+    passthrough_cluster,
+)
 from xds.envoy.endpoints import assignments, locality_matters
 from xds.envoy.inbound_listeners import inbound_listeners
 from xds.envoy.listeners import Bind, Plan, RouteNeed, http_proxy, outbound_listener, plan, virtual_outbound
-from xds.envoy.routes import catch_all, domains, join, route_configuration_header, rule_virtual_host, service_virtual_host
+from xds.envoy.routes import catch_all, join, route_configuration_header, rule_virtual_host, service_virtual_host
 from xds.mesh.model import Client, Inbound, Locality, Mode, Routing, Scope
 from xds.mesh.store import Mesh
 from xds.mesh.workloads import Claim
@@ -103,14 +109,15 @@ class Translation(flow.Graph):
             listeners=seen,
             routes=msgspec.structs.replace(seen, namespace=client.namespace, addresses=(), http10=False, mode=Mode.REDIRECT),
             inbound=Workload(
-                msgspec.structs.replace(client, locality=Locality(), node="", addresses=wildcards(client)), self.mesh.inbound(client)
+                msgspec.structs.replace(client, locality=Locality(), node="", addresses=wildcards(client)),
+                self.mesh.inbound(client),
             ),
         )
 
     @flow.derived
     def placed(self, scope: Scope) -> bool:
         """Whether where a client is (node, zone, labels) changes the endpoints it gets, for any service of `scope`."""
-        return any([self._located(scope, *key) for key in self.hosts(scope)])
+        return any(self._located(scope, *key) for key in self.hosts(scope))
 
     @flow.derived
     def _located(self, scope: Scope, hostname: str, namespace: str) -> bool:
@@ -120,7 +127,9 @@ class Translation(flow.Graph):
     @flow.derived
     def rule_scope(self, scope: Scope, hostname: str, namespace: str) -> Scope:
         """The least scope with the same DestinationRules for this service: where it is EVERYONE, all share what depends on them."""
-        return EVERYONE if self.mesh.policy(scope, hostname, namespace) == self.mesh.policy(EVERYONE, hostname, namespace) else scope
+        return (
+            EVERYONE if self.mesh.policy(scope, hostname, namespace) == self.mesh.policy(EVERYONE, hostname, namespace) else scope
+        )
 
     @flow.derived
     def hosts(self, scope: Scope) -> tuple[ServiceKey, ...]:
@@ -140,7 +149,7 @@ class Translation(flow.Graph):
         return () if service is None else resources(outbound_clusters(self.mesh.view(scope), service, client))
 
     @flow.derived
-    def common_clusters(self, scope: Scope, client: Client) -> Resources:
+    def common_clusters(self, _scope: Scope, _client: Client) -> Resources:
         """The clusters that every proxy of a scope has, whatever services it sees."""
         config = self.mesh.config()
         return resources([passthrough_cluster(config), black_hole_cluster()])
@@ -278,7 +287,9 @@ class Translation(flow.Graph):
         return self._made(scope, client, *key, frozenset(taken.intersection(host.domains)), form)
 
     @flow.derived
-    def virtual_host(self, scope: Scope, client: Client, hostname: str, namespace: str, port: int, form: str) -> "VirtualHost | None":
+    def virtual_host(
+        self, scope: Scope, client: Client, hostname: str, namespace: str, port: int, form: str
+    ) -> "VirtualHost | None":
         """The virtual host of one service port, for clients of this scope and namespace."""
         least = self.route_scope(scope, hostname, namespace)
         if client.namespace != namespace:
@@ -286,7 +297,9 @@ class Translation(flow.Graph):
         return self._virtual_host(least, msgspec.structs.replace(client, labels=least.labels), hostname, namespace, port, form)
 
     @flow.derived
-    def _virtual_host(self, scope: Scope, client: Client, hostname: str, namespace: str, port: int, form: str) -> "VirtualHost | None":
+    def _virtual_host(
+        self, scope: Scope, client: Client, hostname: str, namespace: str, port: int, form: str
+    ) -> "VirtualHost | None":
         return self._made(scope, client, hostname, namespace, port, frozenset(), form)
 
     def _made(

@@ -63,7 +63,7 @@ def _from_document(document: Document) -> Decoded:
         decoded = Decoded(problems=(Problem("$", "not an object: apiVersion, kind and metadata are needed"),))
     else:
         kind, problem = _kind(value)
-        decoded = Decoded(problems=(problem,)) if kind is None else _from_value(value, kind)
+        decoded = _from_value(value, kind) if kind is not None else Decoded(problems=(problem,) if problem is not None else ())
     located = (dataclasses.replace(problem, where=document.where(problem.field)) for problem in decoded.problems)
     return msgspec.structs.replace(decoded, problems=(*document.problems, *located), where=document.where())
 

@@ -10,9 +10,12 @@ from xds.errors import Problem
 from xds.objects.destination_rule import DestinationRule, TrafficPolicy
 from xds.objects.service_entry import ServiceEntry
 from xds.objects.sidecar import Sidecar
-from xds.objects.virtual_service import Destination, HTTPRoute, VirtualService
+from xds.objects.virtual_service import Destination, HTTPRoute, TCPRoute, TLSRoute, VirtualService
 
-_HOST = re.compile(r"(\*|(\*\.)?([A-Za-z0-9_]([-A-Za-z0-9_]{0,61}[A-Za-z0-9_])?)(\.[A-Za-z0-9_]([-A-Za-z0-9_]{0,61}[A-Za-z0-9_])?)*\.?)", re.ASCII)
+_HOST = re.compile(
+    r"(\*|(\*\.)?([A-Za-z0-9_]([-A-Za-z0-9_]{0,61}[A-Za-z0-9_])?)(\.[A-Za-z0-9_]([-A-Za-z0-9_]{0,61}[A-Za-z0-9_])?)*\.?)",
+    re.ASCII,
+)
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", re.ASCII)
 _REDIRECT_CODES = frozenset({301, 302, 303, 307, 308})
 
@@ -44,7 +47,8 @@ def _virtual_service(item: VirtualService) -> Iterator[Problem]:
     yield from _export_to("$.spec.exportTo", spec.export_to)
     for i, http in enumerate(spec.http):
         yield from _http_route(f"$.spec.http[{i}]", http, delegate=not spec.hosts)
-    for kind, routes in (("tls", spec.tls), ("tcp", spec.tcp)):
+    both: tuple[tuple[str, tuple[TLSRoute | TCPRoute, ...]], ...] = (("tls", spec.tls), ("tcp", spec.tcp))
+    for kind, routes in both:
         for i, route in enumerate(routes):
             at = f"$.spec.{kind}[{i}]"
             if not route.route:
@@ -137,7 +141,10 @@ def _traffic_policy(at: str, policy: TrafficPolicy | None) -> Iterator[Problem]:
         yield from _positive(f"{at}.connectionPool.tcp.connectTimeout", pool.tcp.connect_timeout)
     outlier = policy.outlier_detection
     if outlier is not None:
-        for name, value in (("maxEjectionPercent", outlier.max_ejection_percent), ("minHealthPercent", outlier.min_health_percent)):
+        for name, value in (
+            ("maxEjectionPercent", outlier.max_ejection_percent),
+            ("minHealthPercent", outlier.min_health_percent),
+        ):
             if value is not None and not 0 <= value <= 100:
                 yield Problem(f"{at}.outlierDetection.{name}", f"{value} is not from 0 to 100")
         yield from _positive(f"{at}.outlierDetection.interval", outlier.interval)
@@ -147,7 +154,7 @@ def _traffic_policy(at: str, policy: TrafficPolicy | None) -> Iterator[Problem]:
             yield Problem(f"{at}.portLevelSettings[{i}].port", "which port these settings are for must be said")
 
 
-def _service_entry(item: ServiceEntry) -> Iterator[Problem]:
+def _service_entry(item: ServiceEntry) -> Iterator[Problem]:  # noqa: C901 - one rule after another
     spec = item.spec
     if not spec.hosts:
         yield Problem("$.spec.hosts", "at least one host is needed")
@@ -157,7 +164,10 @@ def _service_entry(item: ServiceEntry) -> Iterator[Problem]:
         else:
             yield from _host(f"$.spec.hosts[{i}]", host, address=False)
         if host.startswith("*") and spec.resolution in ("DNS", "DNS_ROUND_ROBIN") and not spec.endpoints:
-            yield Problem(f"$.spec.hosts[{i}]", "a wildcard cannot be resolved by DNS; give endpoints, or use resolution NONE or DYNAMIC_DNS")
+            yield Problem(
+                f"$.spec.hosts[{i}]",
+                "a wildcard cannot be resolved by DNS; give endpoints, or use resolution NONE or DYNAMIC_DNS",
+            )
     for i, address in enumerate(spec.addresses):
         try:
             ipaddress.ip_network(address, strict=False)
@@ -178,7 +188,9 @@ def _service_entry(item: ServiceEntry) -> Iterator[Problem]:
     if spec.resolution == "STATIC":
         for i, endpoint in enumerate(spec.endpoints):
             if endpoint.address and not endpoint.address.startswith("unix://") and not _is_ip(endpoint.address):
-                yield Problem(f"$.spec.endpoints[{i}].address", f"resolution STATIC needs an IP address, not {endpoint.address!r}")
+                yield Problem(
+                    f"$.spec.endpoints[{i}].address", f"resolution STATIC needs an IP address, not {endpoint.address!r}"
+                )
     yield from _export_to("$.spec.exportTo", spec.export_to)
 
 
@@ -189,7 +201,9 @@ def _sidecar(item: Sidecar) -> Iterator[Problem]:
         for j, host in enumerate(egress.hosts):
             namespace, slash, name = host.partition("/")
             if not slash or not namespace or not name:
-                yield Problem(f"$.spec.egress[{i}].hosts[{j}]", f"{host!r} is not of the form namespace/host; ./* means this namespace")
+                yield Problem(
+                    f"$.spec.egress[{i}].hosts[{j}]", f"{host!r} is not of the form namespace/host; ./* means this namespace"
+                )
     for i, ingress in enumerate(item.spec.ingress):
         if ingress.port is None or not ingress.port.number:
             yield Problem(f"$.spec.ingress[{i}].port", "an ingress listener needs a port")
