@@ -15,6 +15,7 @@ from typing import Any
 import structlog
 
 from xds import flow
+from xds.discovery.raw import RawResources
 from xds.discovery.resources import Assignable, Assignment
 from xds.discovery.server import Server
 from xds.envoy.classes import Classes
@@ -30,8 +31,9 @@ COALESCE_SECONDS = 0.25  # the longest that a settled step waits for the writes 
 class Control:
     """The control plane: a `Sink` for its sources and the `Provider` of its server."""
 
-    def __init__(self, sources: Sequence[Source]) -> None:
+    def __init__(self, sources: Sequence[Source], raw: RawResources | None = None) -> None:
         self._sources = sources
+        self._raw = raw
         self.mesh = Mesh()
         self.classes = Classes(self.mesh)
         self.ready = asyncio.Event()
@@ -64,20 +66,33 @@ class Control:
     # Provider
 
     def open(self, stream: Assignable) -> Assignment:
-        """What a new stream gets."""
-        return self.classes.open(stream)
+        """What a new stream gets: of the mesh, if there is one, and of the resources written by hand."""
+        if self._raw is None:
+            return self.classes.open(stream)
+        if not self._sources:
+            return self._raw.open(stream)
+        mesh, raw = self.classes.open(stream), self._raw.assignment(stream)
+        types = mesh.groups.keys() | raw.groups.keys()
+        return Assignment(mesh.name, {url: (*mesh.groups.get(url, ()), *raw.groups.get(url, ())) for url in types})
 
     def close(self, stream: Assignable) -> None:
         """A stream has ended."""
-        self.classes.close(stream)
+        if self._raw is not None and not self._sources:
+            self._raw.close(stream)
+        else:
+            self.classes.close(stream)
 
     async def run(self) -> None:
         """Run the sources and keep the groups up to date until cancelled."""
+        if self._raw is not None:
+            self._raw.load()
         if not self._sources:
             self.synced()
         async with asyncio.TaskGroup() as tasks:
             for source in self._sources:
                 tasks.create_task(source.run(self))
+            if self._raw is not None:
+                tasks.create_task(self._raw.follow())
             tasks.create_task(self._settle())
 
     async def _settle(self) -> None:

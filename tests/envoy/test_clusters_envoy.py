@@ -173,8 +173,8 @@ RANDOM = case("random", balanced("RANDOM"), servers(2))
 LEAST = case("least-request", None, servers(2))
 WEIGHTED = case("weighted", balanced("ROUND_ROBIN"), (*servers(1, weight=3), *servers(1)))
 BY_HEADER = {
-    algorithm: case(f"header-{algorithm.lower()}", balanced(**{"httpHeaderName": "x-user", algorithm: {}}), servers(4))
-    for algorithm in ("ringHash", "maglev")
+    "ring-hash": case("ring-hash", balanced(httpHeaderName="x-user", ringHash={}), servers(4)),
+    "maglev": case("maglev", balanced(httpHeaderName="x-user", maglev={}), servers(4)),
 }
 BY_COOKIE = case("cookie", balanced(httpCookie={"name": "user", "path": "/p", "ttl": "60s"}), servers(4))
 BY_SOURCE = case("source", balanced(useSourceIp=True), servers(4))
@@ -465,8 +465,8 @@ def envoy_server(context: Any = None, inspector: str = "", mutual: bool = False)
     if context is not None:
         downstream = pb.DownstreamTlsContext(common_tls_context=context, require_client_certificate={"value": mutual})
         chain["transport_socket"] = {"name": "envoy.transport_sockets.tls", "typed_config": pb.any(downstream)}
-    filters: list[Any] = {"": [], "tls": [pb.TlsInspector()], "proxy": [pb.ProxyProtocol()]}[inspector]
-    RIG.listener(f"server-{port}", port, chain, listener_filters=[{"name": "f", "typed_config": pb.any(f)} for f in filters])
+    inspectors: dict[str, list[Any]] = {"": [], "tls": [pb.TlsInspector()], "proxy": [pb.ProxyProtocol()]}
+    RIG.listener(f"server-{port}", port, chain, listener_filters=[{"name": "f", "typed_config": pb.any(f)} for f in inspectors[inspector]])
     return at("127.0.0.1", port)
 
 

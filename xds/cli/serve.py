@@ -91,11 +91,12 @@ async def _serve(
     from prometheus_client import CollectorRegistry
 
     from xds.admin.http import Admin
+    from xds.discovery.raw import RawResources
     from xds.discovery.server import Server
     from xds.serving import Control
 
     registry = CollectorRegistry()
-    control = Control(_sources(files, resources, kubeconfig, context))
+    control = Control(_sources(files, resources, kubeconfig, context), RawResources(resources) if resources else None)
     server = control.server = Server(control, registry=registry)
     admin = Admin(control, server, registry)
     stopping = asyncio.Event()

@@ -18,7 +18,7 @@ from xds.envoy.filters import Chain
 from xds.envoy.filters.connection_manager import connection_manager
 from xds.envoy.filters.listener import inspectors
 from xds.envoy.filters.network import network_filters, tcp_proxy
-from xds.envoy.outbound_plan import HTTP_PROXY, Bind, Conflict, Plan, RouteNeed, Target, plan
+from xds.envoy.outbound_plan import HTTP_PROXY, Bind, Conflict, Plan, RouteNeed, Target, plan, pod_binds
 from xds.mesh.model import Client, Mode, Protocol
 from xds.mesh.view import View
 from xds.objects import MeshConfig, OutboundTrafficPolicy
@@ -36,6 +36,7 @@ __all__ = [
     "http_proxy",
     "outbound_listener",
     "plan",
+    "pod_binds",
     "virtual_outbound",
 ]
 

@@ -40,6 +40,11 @@ class Target(msgspec.Struct, frozen=True):
     protocol: Protocol
     subnets: tuple[str, ...] = ()
 
+    @property
+    def table(self) -> str:
+        """The route table of its HTTP where it has an address of its own; empty where its protocol is declared."""
+        return "" if self.protocol.is_tcp else f"{self.hostname}:{self.port}"
+
 
 class Bind(msgspec.Struct, frozen=True):
     """One outbound listener, by what makes it: nothing else of the services that share it changes it.
@@ -88,10 +93,15 @@ class Conflict(msgspec.Struct, frozen=True):
 
 
 class Plan(msgspec.Struct, frozen=True):
-    """The outbound listeners of a scope by name, the route tables they ask for by name, and the conflicts."""
+    """The outbound listeners of a scope by name, the route tables they ask for by name, and the conflicts.
+
+    The listeners of `pods` come on top: one for each address that such a service has. Those are for `pod_binds` to say, so that
+    a pod that comes or goes leaves the plan as it is.
+    """
 
     binds: dict[str, Bind]
     routes: dict[str, RouteNeed]
+    pods: tuple[Target, ...] = ()
     conflicts: tuple[Conflict, ...] = ()
 
 
@@ -150,6 +160,7 @@ class _Planner:
         self.wildcards = wildcards(client)
         self.drafts: dict[str, _Draft] = {}
         self.routes: dict[str, RouteNeed] = {}
+        self.pods: dict[ServicePort, Target] = {}
         self.conflicts: list[Conflict] = []
 
     def add(self, index: int, egress: Egress) -> None:
@@ -197,39 +208,33 @@ class _Planner:
         table = "" if asked.protocol.is_tcp else asked.table
         if asked.bind:
             return self.take(asked, asked.bind, table, target)
-        shares = False
-        for address, subnets in self.places(asked.service, asked.port):
-            if address:
-                own = f"{asked.service.hostname}:{asked.port.number}" if table else ""
-                if self.take(asked, (address,), own, target):
-                    self.routes[own] = RouteNeed(asked.number, (asked.service_port,), True, asked.egress)
-            else:
-                there = msgspec.structs.replace(target, subnets=subnets) if subnets else target
-                shares |= self.take(asked, self.wildcards, table, there)
-        return shares
-
-    def places(self, service: Service, port: Port) -> Iterator[tuple[str, tuple[str, ...]]]:
-        """Where a TCP service is called: addresses of its own, and the wildcard ("") with the CIDRs there, if any."""
-        if not service.addresses:
-            if service.headless or service.resolution is Resolution.PASSTHROUGH:
-                endpoints = dict.fromkeys(e.address for e in self.view.endpoints(service, port.number))
-                for address in endpoints:
-                    if is_ip(address) and reaches(self.client, address):
-                        yield address, ()
-                if endpoints or service.from_kubernetes:
-                    return
-            yield "", ()
-            return
+        if not asked.service.addresses:
+            if not self.has_pods(asked):
+                return self.take(asked, self.wildcards, table, target)
+            self.pods.setdefault(asked.service_port, target)
+            self.route_of_its_own(asked, target)
+            return False
         subnets = []
-        for address in service.addresses:
+        for address in asked.service.addresses:
             if not reaches(self.client, address):
                 continue
             if "/" in address and (whole := network(address)).num_addresses > 1:
                 subnets.append(str(whole))
-            else:
-                yield address.partition("/")[0], ()
-        if subnets:
-            yield "", tuple(subnets)
+            elif self.take(asked, (address.partition("/")[0],), target.table, target):
+                self.route_of_its_own(asked, target)
+        if not subnets:
+            return False
+        return self.take(asked, self.wildcards, table, msgspec.structs.replace(target, subnets=tuple(subnets)))
+
+    def has_pods(self, asked: _Asked) -> bool:
+        """Whether a service without addresses is called at those of its endpoints: always where it is headless."""
+        if asked.service.resolution is not Resolution.PASSTHROUGH:
+            return False
+        return asked.service.from_kubernetes or bool(self.view.endpoints(asked.service, asked.port.number))
+
+    def route_of_its_own(self, asked: _Asked, target: Target) -> None:
+        if target.table:
+            self.routes[target.table] = RouteNeed(asked.number, (asked.service_port,), True, asked.egress)
 
     def take(self, asked: _Asked, addresses: tuple[str, ...], table: str, target: Target | None = None) -> bool:
         """Join or open the listener at `addresses`; whether it serves HTTP by `table` now."""
@@ -268,4 +273,17 @@ def plan(view: View, egress: tuple[Egress, ...], client: Client) -> Plan:
     if view.config.proxy_http_port:
         planner.routes.setdefault(HTTP_PROXY, RouteNeed(0, ()))
     binds = {name: draft.bind(name) for name, draft in planner.drafts.items()}
-    return Plan(binds, planner.routes, tuple(planner.conflicts))
+    return Plan(binds, planner.routes, tuple(planner.pods.values()), tuple(planner.conflicts))
+
+
+def pod_binds(view: View, client: Client, target: Target) -> dict[str, Bind]:
+    """The outbound listeners for one of a plan's `pods`: by name, one for each address of the service that `client` reaches."""
+    service = view.service(target.hostname)
+    if service is None:
+        return {}
+    found = {}
+    for endpoint in view.endpoints(service, target.port):
+        if is_ip(endpoint.address) and reaches(client, endpoint.address):
+            name = f"{endpoint.address}_{target.port}"
+            found[name] = Bind(name, (endpoint.address,), target.port, route=target.table, targets=(target,))
+    return found

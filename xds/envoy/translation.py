@@ -22,7 +22,7 @@ from xds.envoy.clusters import (
 )
 from xds.envoy.endpoints import assignments, locality_matters
 from xds.envoy.inbound_listeners import inbound_listeners
-from xds.envoy.listeners import Bind, Plan, RouteNeed, http_proxy, outbound_listener, plan, virtual_outbound
+from xds.envoy.listeners import Bind, Plan, RouteNeed, Target, http_proxy, outbound_listener, plan, pod_binds, virtual_outbound
 from xds.envoy.routes import catch_all, join, route_configuration_header, rule_virtual_host, service_virtual_host
 from xds.mesh.model import Client, Inbound, Locality, Mode, Routing, Scope
 from xds.mesh.store import Mesh
@@ -183,19 +183,29 @@ class Translation(flow.Graph):
         return plan(self.mesh.view(scope), self.mesh.egress(scope), client)
 
     @flow.derived
-    def listener_names(self, scope: Scope, client: Client) -> tuple[tuple[str], ...]:
-        """The names of the outbound listeners, in the plan's order, each as the arguments of its node."""
-        return tuple((name,) for name in self.plan(scope, client).binds)
+    def listener_names(self, scope: Scope, client: Client) -> tuple[tuple[str, Target | None], ...]:
+        """The names of the outbound listeners, each with the service whose pods make it, if any: the arguments of its node."""
+        plan = self.plan(scope, client)
+        names: list[tuple[str, Target | None]] = [(name, None) for name in plan.binds]
+        for target in plan.pods:
+            names += [(name, target) for name in self.pods(scope, client, target)]
+        return tuple(names)
 
     @flow.derived
-    def bind(self, scope: Scope, client: Client, name: str) -> Bind | None:
+    def pods(self, scope: Scope, client: Client, target: Target) -> dict[str, Bind]:
+        """The entries that a service of the plan without an address of its own adds for its pods."""
+        return pod_binds(self.mesh.view(scope), client, target)
+
+    @flow.derived
+    def bind(self, scope: Scope, client: Client, name: str, target: Target | None) -> Bind | None:
         """One entry of the plan: what does not change it, changes no listener."""
-        return self.plan(scope, client).binds.get(name)
+        binds = self.plan(scope, client).binds if target is None else self.pods(scope, client, target)
+        return binds.get(name)
 
     @flow.derived
-    def listener(self, scope: Scope, client: Client, name: str) -> Resources:
+    def listener(self, scope: Scope, client: Client, name: str, target: Target | None) -> Resources:
         """One outbound listener."""
-        bind = self.bind(scope, client, name)
+        bind = self.bind(scope, client, name, target)
         if bind is None:
             return ()
         return resources([outbound_listener(self.mesh.view(scope), client, bind, self.mesh.outbound_policy(scope))])
