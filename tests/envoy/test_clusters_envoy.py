@@ -358,9 +358,10 @@ class TestConnectionPool:
         (server,) = (RIG.servers[e.address] for e in of.view.all_endpoints)
         statuses: list[int] = []
         threads = [threading.Thread(target=lambda: statuses.append(of.get(x_wait="1").status)) for _ in range(held)]
-        for thread in threads:
+        for started, thread in enumerate(threads, 1):
             thread.start()
-        of.eventually(lambda c: c.stat("upstream_rq_active") + c.stat("upstream_rq_pending_active") == held)
+            # One by one: the first must have its connection before the second can wait for it.
+            of.eventually(lambda c, n=started: server.waiting_count + c.stat("upstream_rq_pending_active") == n)
         statuses.append(of.get().status)
         server.release.set()
         for thread in threads:

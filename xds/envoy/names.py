@@ -5,7 +5,6 @@ import msgspec
 BLACK_HOLE = "BlackHoleCluster"  # has no endpoints: what must not leave
 PASSTHROUGH = "PassthroughCluster"  # where the caller was going, whatever it is
 INBOUND_PASSTHROUGH = "InboundPassthroughCluster"  # the workload's own port, whatever it is
-INBOUND_PASSTHROUGH_IPV6 = "InboundPassthroughClusterIpv6"  # the same for the IPv6 side of a dual-stack workload
 
 
 class Outbound(msgspec.Struct, frozen=True):
@@ -40,8 +39,3 @@ def parse_outbound(name: str) -> Outbound | None:
     if len(parts) != 4 or parts[0] != "outbound" or not parts[1].isdecimal():
         return None
     return Outbound(parts[3], int(parts[1]), parts[2])
-
-
-# The names below are for importers of this module's second hour; use the ones above.
-BLACK_HOLE_CLUSTER, PASSTHROUGH_CLUSTER, INBOUND_PASSTHROUGH_CLUSTER = BLACK_HOLE, PASSTHROUGH, INBOUND_PASSTHROUGH
-outbound_cluster_name, inbound_cluster_name = outbound, inbound
