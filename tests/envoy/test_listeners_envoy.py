@@ -19,7 +19,7 @@ from support.seen import Seen, entry, headless, service
 from xds import pb
 from xds.envoy.clusters import black_hole_cluster, inbound_cluster, inbound_passthrough_cluster, passthrough_cluster
 from xds.envoy.inbound_listeners import inbound_listeners
-from xds.envoy.listeners import http_proxy, outbound_listener, plan, virtual_outbound
+from xds.envoy.listeners import http_proxy, outbound_listener, plan, pod_binds, virtual_outbound
 from xds.mesh.model import Client, Egress, Inbound, Mode, Protocol, Resolution
 from xds.objects import MeshConfig, OutboundTrafficPolicy, TrafficPolicy, VirtualService
 from xds.objects.meta import decode_hook
@@ -91,7 +91,10 @@ def resources(
     egress: tuple[Egress, ...] = (),
 ) -> list[Any]:
     """All listeners of a proxy."""
-    binds = plan(view, egress or view.all_egress(), client).binds.values()
+    planned = plan(view, egress or view.all_egress(), client)
+    binds = [*planned.binds.values()]
+    for target in planned.pods:
+        binds += pod_binds(view, client, target).values()
     made: list[Any] = [outbound_listener(view, client, bind, policy) for bind in binds]
     made += [virtual_outbound(view.config, client, policy), http_proxy(view.config, client)]
     made += inbound_listeners(client, inbounds, view.config)

