@@ -1,6 +1,7 @@
 """Listeners in a real Envoy: it accepts them all, and captured connections come out where they should."""
 
 import contextlib
+import random
 import socket
 import ssl
 import subprocess
@@ -185,6 +186,40 @@ class TestAccepted:
         )
         inbounds = (*INBOUNDS, Inbound(9090, AUTO, None, bind="127.0.0.1"), Inbound(0, HTTP, None, bind="unix:///run/in.sock"))
         self.accept(resources(seen(), DUAL, inbounds=inbounds, egress=egress), tmp_path)
+
+    @pytest.mark.parametrize("seed", range(5))
+    def test_when_services_and_rules_get_into_each_others_way(self, seed: int, tmp_path: Path) -> None:
+        draw = random.Random(seed)
+        names = [f"s{i}.{draw.choice(['x', 'example.com'])}" for i in range(40)] + ["*.example.com", "*.x"]
+        places: list[tuple[str, ...]] = [(), (), ("192.0.2.1",), ("192.0.2.0/24",), ("192.0.2.0/25", "fd00::/8"), ("192.0.2.9/32",)]
+        view = Seen(
+            *(
+                entry(name, *((port, draw.choice(list(Protocol))) for port in draw.sample((80, 443, 9000), 2)), at=draw.choice(places))
+                for name in names
+            ),
+            rules=[tangled(draw, name, names) for name in draw.sample(names, 30)],
+        )
+        self.accept(resources(view, DUAL), tmp_path)
+
+
+def tangled(draw: random.Random, host: str, names: list[str]) -> VirtualService:
+    """A rule whose matches overlap with one another and with other rules'."""
+    subnets = [[], [], ["192.0.2.0/24"], ["192.0.2.7/24", "198.51.100.0/24"], ["fd00::/8"]]
+
+    def route() -> list[dict[str, Any]]:
+        return [to(draw.choice(names), "v1", draw.randint(0, 2)) for _ in range(draw.randint(1, 3))]
+
+    def l4() -> dict[str, Any]:
+        return {"destinationSubnets": draw.choice(subnets), "port": draw.choice([0, 80, 443])}
+
+    def sni() -> dict[str, Any]:
+        return l4() | {"sniHosts": draw.sample([*names, "S1.X", "*", "*.com", "a*.x"], draw.randint(1, 4))}
+
+    return rule(
+        host,
+        tcp=[{"match": [l4() for _ in range(draw.randint(0, 3))], "route": route()} for _ in range(3)],
+        tls=[{"match": [sni() for _ in range(draw.randint(1, 3))], "route": route()} for _ in range(3)],
+    )
 
 
 H2 = {
