@@ -1,9 +1,10 @@
 """Any interleaving of changes, subscriptions, answers, losses and time ends with every client holding what it should."""
 
+import os
 from typing import Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from support.clients import Client, DeltaClient, SotwClient, resource
@@ -149,4 +150,4 @@ class SotwAgreement(Agreement):
 def test_any_interleaving_ends_in_agreement(machine: type[Agreement]) -> None:
     from hypothesis.stateful import run_state_machine_as_test
 
-    run_state_machine_as_test(machine, settings=settings(max_examples=150, stateful_step_count=40, deadline=None))
+    run_state_machine_as_test(machine, settings=settings(print_blob=False, suppress_health_check=list(HealthCheck),max_examples=int(os.environ.get("EXAMPLES", "150")), stateful_step_count=40, deadline=None))

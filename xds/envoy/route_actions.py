@@ -23,15 +23,10 @@ if TYPE_CHECKING:
     from xds.pb import envoy_config_route_v3_RetryPolicy_RetryPriority_Init as RetryPriority
     from xds.pb import envoy_config_route_v3_RouteAction_HashPolicy_Init as HashPolicy
     from xds.pb import envoy_config_route_v3_RouteAction_Init as RouteAction
-    from xds.pb import envoy_config_route_v3_RouteAction_MaxStreamDuration_Init as MaxStreamDuration
     from xds.pb import envoy_config_route_v3_RouteAction_RequestMirrorPolicy_Init as MirrorPolicy
     from xds.pb import envoy_config_route_v3_WeightedCluster_ClusterWeight_Init as ClusterWeight
 
 DISABLED = timedelta()  # a timeout of zero never ends a request
-
-# What a caller says in grpc-timeout holds, whatever it is; a route's own timeout still ends what takes longer. Without this Envoy
-# does not look at the header. (Istio: `max_grpc_timeout`, for which Envoy now writes a warning to its log for each route it reads.)
-GRPC_TIMEOUT: "MaxStreamDuration" = {"grpc_timeout_header_max": DISABLED}
 
 # Istio: HTTPRoute, `retries`: what is retried where neither the rule nor the mesh says otherwise.
 RETRY_ON = "connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes"
@@ -89,7 +84,7 @@ def default_action(view: View, service: Service, port: int) -> "RouteAction":
     action: RouteAction = {
         "cluster": names.outbound(service.hostname, port),
         "timeout": DISABLED,
-        "max_stream_duration": GRPC_TIMEOUT,
+        "max_grpc_timeout": DISABLED,
         "hash_policy": hashes,
     }
     if policy := retry_policy(view.config.default_http_retry_policy, sticky=bool(hashes)):
@@ -101,9 +96,11 @@ def forward(view: View, rule: HTTPRoute, port: int, authority: str) -> Forwardin
     """Forwards to the rule's destinations. `authority` replaces the Host header where the rule's rewrite does not."""
     targets = [_target(view, route, port) for route in _weighted(rule.route)]
     hashes = [policy for target in targets for policy in target.hashes]
+    timeout = DISABLED if rule.timeout is None else rule.timeout
     action: RouteAction = {
-        "timeout": DISABLED if rule.timeout is None else rule.timeout,
-        "max_stream_duration": GRPC_TIMEOUT,
+        "timeout": timeout,
+        # Deprecated by Envoy, but with its successor, max_stream_duration, Envoy does not look at `timeout` any more. (Istio)
+        "max_grpc_timeout": timeout,
         "hash_policy": hashes,
     }
     headers = NO_CHANGES

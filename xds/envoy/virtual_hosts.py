@@ -11,7 +11,7 @@ from xds import pb
 from xds.envoy import names
 from xds.envoy.addresses import is_ip
 from xds.envoy.http_routes import default_route, http_routes
-from xds.envoy.route_actions import DISABLED, GRPC_TIMEOUT
+from xds.envoy.route_actions import DISABLED
 from xds.mesh.model import Client, Port, Routing, Service
 from xds.mesh.view import View
 from xds.objects import OutboundTrafficPolicy
@@ -84,7 +84,7 @@ def catch_all(policy: OutboundTrafficPolicy) -> "VirtualHost":
             {
                 "name": ALLOW_ANY,
                 "match": {"prefix": "/"},
-                "route": {"cluster": cluster, "timeout": DISABLED, "max_stream_duration": GRPC_TIMEOUT},
+                "route": {"cluster": cluster, "timeout": DISABLED, "max_grpc_timeout": DISABLED},
             }
         ],
     )

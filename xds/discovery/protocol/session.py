@@ -33,8 +33,8 @@ class Watch:
     """One type on one stream."""
 
     __slots__ = (
-        "acked_version", "dirty", "error", "forced", "known", "named", "owed", "rejected", "rules", "sent_at", "sent_version",
-        "sequence", "subscription", "trials", "unacked", "wake",
+        "acked_version", "bodies", "dirty", "error", "forced", "known", "named", "owed", "rejected", "rules", "sent_at", 
+        "sent_version", "sequence", "subscription", "trials", "unacked", "wake",
     )  # fmt: skip
 
     def __init__(self, rules: TypeRules, subscription: Subscription, known: Known, wake: Callable[[], None]) -> None:
@@ -42,6 +42,7 @@ class Watch:
         self.subscription = subscription
         self.known = known  # what the client holds once it has taken what was sent
         self.wake = wake
+        self.bodies: dict[str, Resource] = {}  # what it holds that no group has any more, of types that need it (R1)
         self.forced = NONE  # names to send whether the client holds them or not
         self.owed = False  # a response is due even if it is empty
         self.dirty = True  # something may be due
@@ -75,6 +76,22 @@ class Watch:
         if names:
             self.forced = self.forced | names if self.forced else names
             self.dirty = True
+
+    def advance(self, known: Known) -> None:
+        """The client is going to hold `known`."""
+        if self.rules.full_state:
+            for name, held in known.deviations.items():
+                body = self.body(self.known, name, held)
+                if body is not None:
+                    self.bodies[name] = body
+        self.known = known
+
+    def body(self, known: Known, name: str, version: str) -> Resource | None:
+        """The resource that the client holds as `name` in `version`, if it still is to be had."""
+        for resource in (known.resource(name), self.bodies.get(name)):
+            if resource is not None and resource.version == version:
+                return resource
+        return None
 
     def waiting(self, now: float) -> bool:
         """Whether the client may still be busy with the last response."""
@@ -116,7 +133,7 @@ class Session:
             groups = self._groups(watch.rules.type_url)
             if groups != watch.known.groups:
                 watch.detach()
-                watch.known = watch.known.rebased(groups, watch.subscription)
+                watch.advance(watch.known.rebased(groups, watch.subscription))
                 watch.attach()
                 watch.dirty = True
                 self.wake()
@@ -150,7 +167,7 @@ class Session:
     def sent(self, response: Response, now: float) -> None:
         """`response`, which was due, is on its way."""
         watch = self.watches[response.rules.type_url]
-        watch.known = response.after
+        watch.advance(response.after)
         if response.only is None:
             watch.forced = NONE
             watch.owed = False
@@ -211,6 +228,8 @@ class Session:
             watch.dirty = True
         elif not watch.rejected:
             watch.error = ""
+        if watch.bodies and not watch.unacked:
+            watch.bodies = {name: body for name, body in watch.bodies.items() if name in watch.known.deviations}
 
     def _reject(self, watch: Watch, response: Response, message: str) -> Nack:
         """The client rejected `response`: what it holds now is as before, except that it may have taken the good part (V9).
@@ -229,7 +248,7 @@ class Session:
         untried: Trial = {}
         for resource in suspects:
             name, held = resource.name, response.before.held(resource.name)
-            instead = response.before.resource(name) if trial is None else trial.get(name)
+            instead = watch.body(response.before, name, held) if trial is None else trial.get(name)
             if name in offenders:
                 watch.rejected[name] = Rejected(resource.version, instead)
                 deviations[name] = held
@@ -259,7 +278,7 @@ class Session:
                 watch.rejected = _still(watch.known.groups, watch.rejected)
             only = frozenset(watch.trials[0]) if watch.trials else None
             key = self._key(watch, keep_removed)
-            response = self.responses.get(key, watch.sequence) if only is None else None
+            response = self.responses.get(key, watch.sequence) if only is None and not watch.bodies else None
             if response is not None:
                 return response
             lacks = difference(
@@ -271,10 +290,10 @@ class Session:
                 continue
             response = self._encode(watch, lacks.resources, lacks.removed, lacks.after, only)
             if response is None:
-                watch.known = lacks.after
+                watch.advance(lacks.after)
                 watch.forced = NONE
                 watch.dirty = keep_removed and bool(lacks.after.deviations)
-            elif only is None:
+            elif only is None and not watch.bodies:
                 self.responses.share(key, response)
             return response
 

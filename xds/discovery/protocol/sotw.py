@@ -97,9 +97,9 @@ class SotwSession(Session):
             if resource.name not in instead:
                 yield resource
         yield from (resource for name, resource in instead.items() if resource is not None and watch.subscription.covers(name))
-        for name in after.deviations:  # removals that wait
+        for name, held in after.deviations.items():  # removals that wait
             if name not in instead and offered(groups, name) is None:
-                lingering = watch.known.resource(name)
+                lingering = watch.body(watch.known, name, held)
                 if lingering is not None and watch.subscription.covers(name):
                     yield lingering
 
