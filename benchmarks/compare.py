@@ -186,7 +186,10 @@ def play(
 
 
 def _write(kube: Kube, change: Change) -> None:
-    kube.request(change.method, change.path, change.body)
+    path, body = change.path, change.body
+    if change.method == "PATCH":  # a server-side apply by the owner of the fields: what the body leaves out of a list goes
+        path += "?fieldManager=scene&force=true"
+    kube.request(change.method, path, body)
 
 
 def rows(figures: dict[str, Any]) -> Iterator[tuple[str, float]]:

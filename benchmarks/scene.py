@@ -121,15 +121,15 @@ def changes(scene: Scene, kind: str, turn: int) -> list[Change]:
         case "endpoint":
             address = f"10.250.{turn // 250}.{turn % 250 + 1}"
             where = f"/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices/svc{i}-1"
-            body = {"endpoints": scene.endpoint_slice(i, address)["endpoints"]}
+            body = scene.endpoint_slice(i, address)
             return [Change("PATCH", where, body, "ClusterLoadAssignment", f"outbound|80||{scene.host(i)}", address)]
         case "route":
             mark = f"rev-{turn + 1}-"
-            body = {"spec": scene.virtual_service(i, mark)["spec"]}
+            body = scene.virtual_service(i, mark)
             return [Change("PATCH", path("virtualservices", namespace, f"svc{i}"), body, "RouteConfiguration", "80", mark)]
         case "rule":
             subset = f"rev{turn + 1}"
-            body = {"spec": scene.destination_rule(i, subset)["spec"]}
+            body = scene.destination_rule(i, subset)
             where = path("destinationrules", namespace, f"svc{i}")
             return [Change("PATCH", where, body, "Cluster", f"outbound|80|{subset}|{scene.host(i)}")]
         case "service":

@@ -22,7 +22,7 @@ ADMIN_PORT, STATUS_PORT, PROMETHEUS_PORT = 15000, 15021, 15090
 XDS_CLUSTER = "xds-grpc"
 ADMIN_CLUSTER = "prometheus_stats"
 # Envoy keeps only statistics that begin so. A cluster's and a listener's own would be most of a proxy's memory in a large mesh.
-STATISTICS = ("cluster_manager", "listener_manager", "server", f"cluster.{XDS_CLUSTER}", "http_mixer_filter", "istio", "component")
+STATISTICS = ("cluster_manager", "listener_manager", "server", f"cluster.{XDS_CLUSTER}", "istio")
 _UNLIMITED = 2**31 - 1
 _FOREVER = timedelta(0)
 _RUNTIME = {"re2.max_program_size.error_level": 32768}  # regular expressions are checked by the control plane
@@ -72,7 +72,7 @@ class Node(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Tls(msgspec.Struct, frozen=True, kw_only=True):
-    """How the proxy knows its control plane, and, with a certificate of its own, the control plane it. Files are on the proxy's side."""
+    """How the proxy knows its control plane, and, with a certificate of its own, the control plane it. The files are the proxy's."""
 
     ca_file: str
     server_name: str  # in the server's certificate, and the SNI
@@ -114,18 +114,24 @@ def bootstrap(
 ) -> Any:
     """The `pb.Bootstrap` with which a stock Envoy joins the mesh as `node`.
 
-    `discovery_address` is `host:port`, `[address]:port` for IPv6. `delta` chooses Delta ADS, else SotW. `statistics` are prefixes of
-    the statistics kept; None keeps all of them. ValueError where the address is not one.
+    `discovery_address` is `host:port`, `[address]:port` for IPv6. `delta` chooses Delta ADS, else SotW. `statistics` are prefixes
+    of the statistics kept; None keeps all of them. ValueError where the address is not one.
     """
     ports = ports or Ports()
     loopback = "::1" if node.ipv6_only else "127.0.0.1"
     admin = _socket(ports.admin_address or loopback, ports.admin)
     listen = ports.listen or ("::" if node.ipv6_only else "0.0.0.0")
-    listeners = []
+    kept = None if statistics is None else {"inclusion_list": {"patterns": [{"prefix": prefix} for prefix in statistics]}}
+    listeners: list[Any] = []
     if ports.prometheus:
         listeners.append(_admin_listener("prometheus", listen, ports.prometheus, "/stats/prometheus", "/stats/prometheus"))
     if ports.status:
         listeners.append(_admin_listener("status", listen, ports.status, "/healthz/ready", "/ready"))
+    stats_config: Any = {
+        "use_all_default_tags": {"value": False},
+        "stats_tags": [{"tag_name": tag, "regex": regex} for tag, regex in _TAGS.items()],
+        "stats_matcher": kept,
+    }
     return pb.Bootstrap(
         node=_node(node),
         admin={"address": admin, "profile_path": "/dev/null"},
@@ -149,11 +155,7 @@ def bootstrap(
         layered_runtime={"layers": [{"name": "static", "static_layer": _RUNTIME}, {"name": "admin", "admin_layer": {}}]},
         overload_manager={"resource_monitors": [_connection_limit()]},
         deferred_stat_options={"enable_deferred_creation_stats": True},
-        stats_config={
-            "use_all_default_tags": {"value": False},
-            "stats_tags": [{"tag_name": tag, "regex": regex} for tag, regex in _TAGS.items()],
-            "stats_matcher": None if statistics is None else {"inclusion_list": {"patterns": [{"prefix": p} for p in statistics]}},
-        },
+        stats_config=stats_config,
     )
 
 
@@ -169,11 +171,12 @@ def bootstrap_json(message: Any) -> str:
 
 def token_secret(token_file: str, name: str = "xds-token") -> str:
     """The content of `Token.secret_file`: it tells Envoy where the token is. JSON, so the file's name must end in `.json`."""
-    secret = {"@type": f"{pb.TYPE_URL_PREFIX}{pb.NAMES['Secret']}", "name": name, "generic_secret": {"secret": {"filename": token_file}}}
+    type_url = pb.TYPE_URL_PREFIX + pb.NAMES["Secret"]
+    secret = {"@type": type_url, "name": name, "generic_secret": {"secret": {"filename": token_file}}}
     return json.dumps({"resources": [secret]})
 
 
-def _plain(message: Any) -> Any:
+def _plain(message: Any) -> dict[str, Any]:
     """`message` in protobuf's JSON form, of plain dicts and lists only."""
     plain: dict[str, Any] = json.loads(json_format.MessageToJson(message, preserving_proto_field_name=True, descriptor_pool=pb.POOL))
     return plain
@@ -207,21 +210,17 @@ def _node(node: Node) -> Any:
 
 def _xds_cluster(discovery_address: str, node: Node, tls: Tls | None, token: Token | None) -> Any:
     host, port = _host_and_port(discovery_address)
-    options: dict[str, Any] = {
-        "explicit_http_config": {
-            # A dead control plane is noticed, and the stream opened to another replica, within 40 seconds.
-            "http2_protocol_options": {"connection_keepalive": {"interval": timedelta(seconds=30), "timeout": timedelta(seconds=10)}}
-        }
-    }
+    # A dead control plane is noticed, and the stream opened to another replica, within 40 seconds.
+    keepalive = {"interval": timedelta(seconds=30), "timeout": timedelta(seconds=10)}
+    options: dict[str, Any] = {"explicit_http_config": {"http2_protocol_options": {"connection_keepalive": keepalive}}}
     if token:
         options["http_filters"] = [_credential(token), _typed("envoy.filters.http.upstream_codec", pb.UpstreamCodec())]
-    cluster = _cluster(XDS_CLUSTER, "STATIC" if _is_ip(host) else "STRICT_DNS", host, port)
+    cluster: dict[str, Any] = _cluster(XDS_CLUSTER, "STATIC" if _is_ip(host) else "STRICT_DNS", host, port)
     cluster |= {
         "connect_timeout": timedelta(seconds=1),
         "dns_lookup_family": "V6_ONLY" if node.ipv6_only else "V4_PREFERRED",
         "respect_dns_ttl": True,
         "upstream_connection_options": {"tcp_keepalive": {"keepalive_time": {"value": 300}}},
-        # Envoy's default of 1024 requests is enough; what limits a stream's buffers is the connection's window.
         "typed_extension_protocol_options": {
             "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": pb.any(pb.HttpProtocolOptions(**options)),
         },
@@ -292,9 +291,7 @@ def _connection_limit() -> Any:
     """No limit, said so that Envoy does not warn of there being none."""
     config = pb.message_class("envoy.extensions.resource_monitors.downstream_connections.v3.DownstreamConnectionsConfig")
     unlimited: Any = config
-    return _typed(
-        "envoy.resource_monitors.global_downstream_max_connections", unlimited(max_active_downstream_connections=_UNLIMITED)
-    )
+    return _typed("envoy.resource_monitors.global_downstream_max_connections", unlimited(max_active_downstream_connections=_UNLIMITED))
 
 
 def _ads() -> Any:

@@ -16,13 +16,14 @@ from xds import pb
 from xds.envoy import names
 from xds.envoy.access_logs import listener_access_logs
 from xds.envoy.addresses import address, wildcards
-from xds.envoy.filter_chains import PLAIN_HTTP, RAW, Draft, Match
+from xds.envoy.clusters import stat_name
+from xds.envoy.filter_chains import PLAIN_HTTP, RAW, Draft, Match, distinct
 from xds.envoy.filters import Chain
 from xds.envoy.filters.connection_manager import connection_manager
 from xds.envoy.filters.listener import original_destination, original_source, port_inspectors
 from xds.envoy.filters.network import network_filters, tcp_proxy
 from xds.envoy.routes import inbound_route_configuration
-from xds.mesh.model import Client, Inbound, Mode, Protocol
+from xds.mesh.model import Client, Inbound, Mode, Port, Protocol
 from xds.objects import MeshConfig
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ def virtual_inbound(client: Client, inbounds: Iterable[Inbound], config: MeshCon
         listener_filters=filters + _inspectors(drafts),
         listener_filters_timeout=config.protocol_detection_timeout,
         continue_on_listener_filters_timeout=True,
-        filter_chains=[draft.message() for draft in drafts],
+        filter_chains=[draft.message() for draft in distinct(drafts)],
         access_log=listener_access_logs(config),
     )
 
@@ -131,23 +132,26 @@ def bound_inbound(client: Client, inbound: Inbound, config: MeshConfig) -> pb.Li
 
 def _chains(client: Client, inbound: Inbound, config: MeshConfig, name: str, port: int) -> Iterator[Draft]:
     """The chains of one inbound. `port` is the one to match, 0 where the listener has no other."""
-    chain = Chain(inbound=True, config=config, client=client, protocol=inbound.protocol, port=inbound.port)
     cluster = names.inbound(inbound.port)
+    stat_prefix = cluster
+    if inbound.service is not None:
+        service_port = Port(inbound.service_port, inbound.name, target_port=inbound.port)
+        stat_prefix = stat_name(config.inbound_cluster_stat_name, inbound.service, service_port) or cluster
     for opening in openings(Mtls.DISABLE, inbound.protocol):
+        chain = Chain(inbound=True, config=config, client=client, protocol=inbound.protocol, http=opening.http, port=inbound.port)
         if opening.http:
-            routes = inbound_route_configuration(inbound, client)
-            last = connection_manager(chain, f"inbound_{name}", routes)
+            last = connection_manager(chain, f"inbound_{name}", inbound_route_configuration(inbound, client))
         else:
-            last = tcp_proxy(chain, cluster, [(cluster, 1)])
+            last = tcp_proxy(chain, stat_prefix, [(cluster, 1)])
         match = Match(port=port, transport=opening.transport, applications=opening.applications)
         yield Draft(match, network_filters(chain, last), name)
 
 
 def _passthrough_chains(client: Client, config: MeshConfig) -> Iterator[Draft]:
     """The chains for ports that no service or Sidecar declares. What they carry is found out as far as it shows."""
-    chain = Chain(inbound=True, config=config, client=client, protocol=Protocol.AUTO)
     cluster = names.INBOUND_PASSTHROUGH
     for opening in openings(Mtls.DISABLE, Protocol.AUTO):
+        chain = Chain(inbound=True, config=config, client=client, protocol=Protocol.AUTO, http=opening.http)
         match = Match(transport=opening.transport, applications=opening.applications)
         if opening.http:
             manager = connection_manager(chain, f"inbound_{cluster}", _passthrough_routes(cluster))

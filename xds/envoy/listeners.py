@@ -53,7 +53,9 @@ def outbound_listener(view: View, client: Client, bind: Bind, policy: OutboundTr
     drafts = []
     if bind.route:
         protocol = Protocol.GRPC_WEB if bind.grpc_web else Protocol.HTTP
-        chain = Chain(inbound=False, config=config, client=client, protocol=protocol, port=bind.port, dynamic_dns=bind.dynamic_dns)
+        chain = Chain(
+            inbound=False, config=config, client=client, protocol=protocol, http=True, port=bind.port, dynamic_dns=bind.dynamic_dns
+        )
         match = Match(transport=RAW, applications=PLAIN_HTTP) if bind.detects else EVERYTHING
         manager = connection_manager(chain, f"outbound_{bind.name}", bind.route)
         drafts.append(Draft(match, network_filters(chain, manager)))
@@ -138,7 +140,7 @@ def http_proxy(config: MeshConfig, client: Client) -> pb.Listener | None:
         return None
     bind, *more = loopbacks(client)
     name = f"{bind}_{port}"
-    chain = Chain(inbound=False, config=config, client=client, protocol=Protocol.HTTP, port=port, dynamic_dns=True)
+    chain = Chain(inbound=False, config=config, client=client, protocol=Protocol.HTTP, http=True, port=port, dynamic_dns=True)
     manager = connection_manager(chain, f"outbound_{name}", HTTP_PROXY, absolute_urls=True)
     return pb.Listener(
         name=name,

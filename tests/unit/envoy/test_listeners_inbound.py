@@ -137,6 +137,17 @@ class TestPorts:
         assert manager.http_protocol_options.header_key_format.stateful_formatter.name == "preserve_case"
         assert unpacked(manager.http_filters[-1].typed_config).suppress_envoy_headers
 
+    def test_connections_are_counted_under_the_meshs_pattern(self) -> None:
+        config = msgspec.convert({"inboundClusterStatName": "%SERVICE%_%SERVICE_PORT%"}, MeshConfig)
+        (chain,) = (c for c in virtual(Inbound(3306, TCP, WEB, 80), config=config).filter_chains if c.name == "0.0.0.0_3306")
+        assert last_filter(chain).stat_prefix == "web.default_80"
+
+    def test_the_proxys_own_port_is_nobodys(self) -> None:
+        listener = virtual(Inbound(15006, HTTP, WEB, 80))
+        assert [c.name for c in listener.filter_chains if c.filter_chain_match.destination_port.value == 15006] == [
+            "virtualInbound-blackhole"
+        ]
+
 
 class TestInspectors:
     def test_declared_ports_wait_for_no_first_bytes(self) -> None:

@@ -33,7 +33,7 @@ class Watch:
     """One type on one stream."""
 
     __slots__ = (
-        "acked_version", "bodies", "dirty", "error", "forced", "known", "named", "owed", "rejected", "rules", "sent_at", 
+        "acked_version", "bodies", "dirty", "error", "forced", "known", "named", "owed", "rejected", "rules", "sent_at",
         "sent_version", "sequence", "subscription", "trials", "unacked", "wake",
     )  # fmt: skip
 

@@ -13,6 +13,7 @@ from xds.objects import MeshConfig
 class Chain(msgspec.Struct, frozen=True):
     """A filter chain, to those who make its filters.
 
+    `http` chains end in a connection manager, the others in a TCP proxy; a port whose `protocol` is to be found out has both.
     `port` is the listener's for outbound chains, the workload's for inbound ones; 0 where the chain takes any port.
     """
 
@@ -20,5 +21,6 @@ class Chain(msgspec.Struct, frozen=True):
     config: MeshConfig
     client: Client
     protocol: Protocol
+    http: bool = False
     port: int = 0
     dynamic_dns: bool = False  # leads to names that are resolved when they are called

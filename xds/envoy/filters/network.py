@@ -25,7 +25,7 @@ def network_filter(name: str, config: Message) -> "NetworkFilter":
 
 def dynamic_forward_proxy(chain: Chain) -> "NetworkFilter | None":
     """Resolves the server name of TLS connections that go to a service of any name (ServiceEntry `DYNAMIC_DNS`)."""
-    if not chain.dynamic_dns or chain.protocol.is_http:
+    if not chain.dynamic_dns or chain.http:
         return None
     config = pb.SniDynamicForwardProxy(dns_cache_config=dns_cache(chain.client, chain.config), port_value=chain.port)
     return network_filter("envoy.filters.network.sni_dynamic_forward_proxy", config)
