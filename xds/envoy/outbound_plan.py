@@ -17,6 +17,7 @@ from collections.abc import Iterator
 import msgspec
 
 from xds.envoy.addresses import UNIX, is_ip, loopbacks, network, reaches, wildcards
+from xds.envoy.bootstrap import PROMETHEUS_PORT, STATUS_PORT
 from xds.mesh.model import Client, Egress, Mode, Port, Protocol, Resolution, Service
 from xds.mesh.view import View
 
@@ -85,10 +86,13 @@ class RouteNeed(msgspec.Struct, frozen=True):
 
 
 class Conflict(msgspec.Struct, frozen=True):
-    """`loser` gets none of the bytes that come to `listener`, since `winner`, which is older, takes them all."""
+    """`loser` gets none of the bytes that come to `listener`, since `winner`, which is older, takes them all.
+
+    Without a winner the address is that of a listener that every proxy has; what is called there is no service.
+    """
 
     listener: str
-    winner: ServicePort
+    winner: ServicePort | None
     loser: ServicePort
 
 
@@ -162,6 +166,11 @@ class _Planner:
         self.routes: dict[str, RouteNeed] = {}
         self.pods: dict[ServicePort, Target] = {}
         self.conflicts: list[Conflict] = []
+        config = view.config
+        capture = () if client.mode is Mode.NONE else (config.proxy_listen_port, config.proxy_inbound_listen_port)
+        taken = [(self.wildcards[0], port) for port in (*capture, STATUS_PORT, PROMETHEUS_PORT)]
+        taken.append((loopbacks(client)[0], config.proxy_http_port))
+        self.reserved = {f"{address}_{port}" for address, port in taken}
 
     def add(self, index: int, egress: Egress) -> None:
         """Add what one egress listener asks for."""
@@ -240,6 +249,10 @@ class _Planner:
         """Join or open the listener at `addresses`; whether it serves HTTP by `table` now."""
         name = f"{addresses[0]}_{asked.number}"
         draft = self.drafts.get(name)
+        if name in self.reserved:
+            # Envoy refuses two listeners with one address.
+            self.conflicts.append(Conflict(name, None, asked.service_port))
+            return False
         if draft is None:
             draft = self.drafts[name] = _Draft(addresses, asked.number, not asked.bound)
         elif draft.locked:

@@ -135,7 +135,8 @@ class TestConflicts:
         found = planned(Seen(entry("old.example.com", (443, TCP)), entry("new.example.com", (443, TCP))))
         assert hosts(found.binds["0.0.0.0_443"]) == ["old.example.com"]
         (conflict,) = found.conflicts
-        assert (conflict.listener, conflict.winner[0], conflict.loser[0]) == ("0.0.0.0_443", "old.example.com", "new.example.com")
+        assert (conflict.listener, conflict.winner) == ("0.0.0.0_443", ("old.example.com", "default", 443))
+        assert conflict.loser == ("new.example.com", "default", 443)
 
     def test_different_networks_do_not_conflict(self) -> None:
         found = planned(Seen(entry("a.x", (1, TCP), at="192.0.2.0/24"), entry("b.x", (1, TCP), at="198.51.100.0/24")))
@@ -164,6 +165,20 @@ class TestConflicts:
         found = planned(Seen(entry("a.x", (80, AUTO), at="192.0.2.1"), entry("b.x", (80, AUTO), at="192.0.2.1")))
         assert found.binds["192.0.2.1_80"].route == "a.x:80"
         assert set(found.routes) == {"a.x:80"}
+
+    @pytest.mark.parametrize("port", [15001, 15006, 15021, 15090])
+    def test_addresses_of_the_proxys_own_listeners_are_not_for_services(self, port: int) -> None:
+        found = planned(Seen(service("web.x", (port, HTTP)), entry("any.example.com", (port, TCP))))
+        assert names(found) == set()
+        assert [(c.winner, c.loser[0]) for c in found.conflicts] == [(None, "web.x"), (None, "any.example.com")]
+        assert found.routes == {}
+
+    def test_services_at_addresses_of_their_own_may_use_those_ports(self) -> None:
+        assert names(planned(Seen(service("gateway.x", (15021, TCP))))) == {"10.96.0.1_15021"}
+
+    def test_the_http_proxys_address_is_not_for_services(self) -> None:
+        view = Seen(service("web.x", (15002, HTTP)), config=MeshConfig(proxy_http_port=15002))
+        assert names(planned(view, Client("default", mode=Mode.NONE))) == set()
 
 
 class TestSidecar:
