@@ -14,9 +14,7 @@ from xds.envoy.translation import Shares, Translation
 from xds.mesh.store import Mesh
 from xds.mesh.workloads import Claim, claim
 
-CLUSTER, ENDPOINTS, LISTENER, ROUTES = map(
-    pb.type_url, (pb.Cluster, pb.ClusterLoadAssignment, pb.Listener, pb.RouteConfiguration)
-)
+CLUSTER, ENDPOINTS, LISTENER, ROUTES = map(pb.type_url, (pb.Cluster, pb.ClusterLoadAssignment, pb.Listener, pb.RouteConfiguration))
 
 FeedKey = tuple[str, Hashable]
 
@@ -127,7 +125,9 @@ class Classes:
             feed = self._feeds.get(key)
             if feed is None:
                 feed = self._feeds[key] = Feed(Group(type_url, f"{key[0]} {len(self._feeds)}"), fixed, listing, member)
-                self._fed.update(dict.fromkeys(feed.start(self._watch), feed))
+                for node in feed.start(self._watch):
+                    assert node not in self._fed, f"{node!r} feeds two groups"
+                    self._fed[node] = feed
                 feed.flush()
             self._users[key] = self._users.get(key, 0) + 1
             keys.append(key)
@@ -141,16 +141,15 @@ class Classes:
     def _plan(self, shares: Shares) -> Iterator[tuple[FeedKey, str, Iterable[flow.Node], flow.Node | None, Any]]:
         t, scope, inbound = self.translation, shares.scope, shares.inbound
         c, e, li, r = shares.clusters, shares.endpoints, shares.listeners, shares.routes
-        hosts = t.hosts.node(scope)
         yield (
             ("outbound clusters", (scope, c)),
             CLUSTER,
             (t.common_clusters.node(scope, c),),
-            hosts,
+            t.cluster_hosts.node(scope, c),
             lambda k: t.clusters.node(scope, c, *k),
         )
         yield (("inbound clusters", inbound), CLUSTER, (t.inbound_clusters.node(inbound),), None, None)
-        yield (("endpoints", (scope, e)), ENDPOINTS, (), hosts, lambda k: t.assignments.node(scope, e, *k))
+        yield (("endpoints", (scope, e)), ENDPOINTS, (), t.endpoint_hosts.node(scope, e), lambda k: t.assignments.node(scope, e, *k))
         yield (
             ("outbound listeners", (scope, li)), LISTENER, (t.common_listeners.node(scope, li),),
             t.listener_names.node(scope, li), lambda k: t.listener.node(scope, li, *k),

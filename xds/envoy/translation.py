@@ -136,6 +136,16 @@ class Translation(flow.Graph):
         """Every service that `scope` sees, through any of its egress listeners."""
         return tuple(dict.fromkeys(key for egress in self.mesh.egress(scope) for key in egress.hosts))
 
+    @flow.derived
+    def cluster_hosts(self, scope: Scope, _client: Client) -> tuple[ServiceKey, ...]:
+        """`hosts`, as the listing of one group of clusters: a node feeds one group only."""
+        return self.hosts(scope)
+
+    @flow.derived
+    def endpoint_hosts(self, scope: Scope, _client: Client) -> tuple[ServiceKey, ...]:
+        """`hosts`, as the listing of one group of assignments."""
+        return self.hosts(scope)
+
     # Clusters and endpoints
 
     @flow.derived

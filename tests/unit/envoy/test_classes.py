@@ -1,0 +1,127 @@
+"""Classes of proxies: what a connected proxy's groups hold after changes."""
+
+from types import SimpleNamespace
+from typing import Any
+
+from xds import pb
+from xds.discovery.resources import Assignment
+from xds.envoy.classes import Classes
+from xds.mesh.store import Mesh
+from xds.objects.decoding import from_yaml
+from xds.sources.changes import Change
+
+CLUSTER, ENDPOINTS, ROUTES = map(pb.type_url, (pb.Cluster, pb.ClusterLoadAssignment, pb.RouteConfiguration))
+
+
+def service(name: str, address: str) -> str:
+    return f"""
+apiVersion: v1
+kind: Service
+metadata: {{name: {name}, namespace: default}}
+spec: {{clusterIP: {address}, ports: [{{name: http, port: 80}}]}}
+---
+apiVersion: discovery.k8s.io/v1
+kind: EndpointSlice
+metadata: {{name: {name}-1, namespace: default, labels: {{kubernetes.io/service-name: {name}}}}}
+addressType: IPv4
+ports: [{{name: http, port: 8080}}]
+endpoints: [{{addresses: [10.1.0.1], conditions: {{ready: true}}}}]
+"""
+
+
+SIDECAR = """
+apiVersion: networking.istio.io/v1
+kind: Sidecar
+metadata: {name: default, namespace: default}
+spec: {egress: [{hosts: [./b.default.svc.cluster.local]}]}
+"""
+
+
+class Proxy:
+    """A connected stream."""
+
+    def __init__(self, address: str = "10.2.0.1") -> None:
+        self.node = SimpleNamespace(id=f"sidecar~{address}~client.default~default.svc.cluster.local", cluster="")
+        self.node_metadata: dict[str, Any] = {}
+        self.peer_identity = ""
+        self.assignment: Assignment | None = None
+
+    def assign(self, assignment: Assignment) -> None:
+        self.assignment = assignment
+
+    def names(self, type_url: str) -> set[str]:
+        assert self.assignment is not None
+        return {name for group in self.assignment.groups[type_url] for name in group.resources}
+
+
+class World:
+    """A mesh, and its classes, settled after each change."""
+
+    def __init__(self) -> None:
+        self.mesh = Mesh()
+        self.classes = Classes(self.mesh)
+
+    def connect(self, proxy: Proxy) -> Proxy:
+        proxy.assignment = self.classes.open(proxy)
+        return proxy
+
+    def apply(self, text: str) -> None:
+        self._change([Change(d.ref, d.object) for d in from_yaml(text, "test.yaml") if d.ref is not None])
+
+    def delete(self, text: str) -> None:
+        self._change([Change(d.ref) for d in from_yaml(text, "test.yaml") if d.ref is not None])
+
+    def _change(self, changes: list[Change]) -> None:
+        self.mesh.apply(changes)
+        for _ in self.classes.settle():
+            pass
+        self.classes.flush()
+
+
+def outbound(name: str) -> str:
+    return f"outbound|80||{name}.default.svc.cluster.local"
+
+
+def test_a_new_service_reaches_clusters_endpoints_and_routes_of_a_connected_proxy() -> None:
+    world = World()
+    world.apply(service("a", "10.96.0.1"))
+    proxy = world.connect(Proxy())
+    world.apply(service("b", "10.96.0.2"))
+    assert outbound("b") in proxy.names(CLUSTER)
+    assert outbound("b") in proxy.names(ENDPOINTS)
+    assert b"b.default.svc.cluster.local" in proxy.assignment.groups[ROUTES][0].resources["80"].body
+
+
+def test_a_deleted_service_leaves_nothing_behind() -> None:
+    world = World()
+    world.apply(service("a", "10.96.0.1"))
+    proxy = world.connect(Proxy())
+    world.apply(service("b", "10.96.0.2"))
+    world.delete(service("b", "10.96.0.2"))
+    assert outbound("b") not in proxy.names(CLUSTER) | proxy.names(ENDPOINTS)
+
+
+def test_a_sidecar_that_appears_moves_the_proxy_to_what_it_shows() -> None:
+    world = World()
+    world.apply(service("a", "10.96.0.1") + "---" + service("b", "10.96.0.2"))
+    proxy = world.connect(Proxy())
+    world.apply(SIDECAR)
+    assert outbound("a") not in proxy.names(CLUSTER)
+    assert outbound("b") in proxy.names(CLUSTER)
+
+
+def test_proxies_that_see_the_same_share_their_outbound_groups() -> None:
+    world = World()
+    world.apply(service("a", "10.96.0.1"))
+    one, other = world.connect(Proxy("10.2.0.1")), world.connect(Proxy("10.2.0.2"))
+    assert one.assignment.groups[ENDPOINTS][0] is other.assignment.groups[ENDPOINTS][0]
+    assert one.assignment.groups[CLUSTER][0] is other.assignment.groups[CLUSTER][0]
+
+
+def test_the_last_proxy_that_leaves_takes_its_groups_with_it() -> None:
+    world = World()
+    world.apply(service("a", "10.96.0.1"))
+    proxy = world.connect(Proxy())
+    world.classes.close(proxy)
+    world.classes.flush()
+    assert world.classes.sizes()["groups"] == {}
