@@ -33,9 +33,11 @@ START_SECONDS = 30.0
 
 
 def example(name: str) -> Path:
-    """The folder of an example: beside the package in a checkout, inside it in a wheel."""
-    packaged = Path(str(files("xds"))) / "examples" / name
-    return packaged if packaged.is_dir() else Path(str(files("xds"))).parent / "examples" / name
+    """The folder of an example, in the checkout that this package was installed from. ConfigError where there is none."""
+    folder = Path(str(files("xds"))).parent / "examples" / name
+    if not folder.is_dir():
+        raise ConfigError("demo", f"{folder} is not there: the demo needs a checkout, installed with pip install -e")
+    return folder
 
 
 class Stage:
