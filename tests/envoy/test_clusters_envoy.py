@@ -5,12 +5,13 @@ import socket
 import tempfile
 import threading
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.certificates import Authority
-from support.cluster_rig import PORT, Case, Envoy, Rig, connection_manager, free_port
+from support.cluster_rig import PORT, Case, Envoy, Rig, Server, connection_manager, free_port
 from support.destinations import SIDECAR, Destination, at, decoded, entry, reviews
 
 from xds import pb
@@ -353,6 +354,9 @@ AGED = case("aged", {"connectionPool": {"tcp": {"maxConnectionDuration": "0.2s"}
 
 
 class TestConnectionPool:
+    def held(self, server: Server, count: int, of: Case) -> bool:
+        return server.waiting_count + of.stat("upstream_rq_pending_active") == count
+
     def overflowing(self, of: Case, held: int) -> list[int]:
         """The statuses of `held` requests that are under way at once, and of one more, sorted."""
         (server,) = (RIG.servers[e.address] for e in of.view.all_endpoints)
@@ -361,7 +365,7 @@ class TestConnectionPool:
         for started, thread in enumerate(threads, 1):
             thread.start()
             # One by one: the first must have its connection before the second can wait for it.
-            of.eventually(lambda c, n=started: server.waiting_count + c.stat("upstream_rq_pending_active") == n)
+            of.eventually(partial(self.held, server, started))
         statuses.append(of.get().status)
         server.release.set()
         for thread in threads:
