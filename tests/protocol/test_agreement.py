@@ -152,5 +152,6 @@ def test_any_interleaving_ends_in_agreement(machine: type[Agreement]) -> None:
 
     checks = list(HealthCheck)
     run_state_machine_as_test(
-        machine, settings=settings(suppress_health_check=checks, max_examples=25, phases=[Phase.generate], stateful_step_count=40, deadline=None)
+        machine,
+        settings=settings(suppress_health_check=checks, max_examples=25, phases=[Phase.generate], stateful_step_count=40, deadline=None),
     )
