@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from xds import pb
 from xds.envoy import names
-from xds.envoy.addresses import address
+from xds.envoy.addresses import UNIX, address, is_ip
 from xds.envoy.load_balancing import minimum_health_percent
 from xds.envoy.localities import NODE, Placement, distance, placement, shares
 from xds.envoy.metadata import istio
@@ -74,6 +74,9 @@ def load_assignment(
     """The endpoints of one cluster, by locality, nearest first where their distance counts; `single`: just one of them."""
     selected = view.policy(service).subset(subset) if subset else None
     endpoints: Iterable[Endpoint] = view.endpoints(service, port, selected.labels if selected is not None else ())
+    if told(service, policy):
+        # One name among the addresses, of a WorkloadEntry say, and Envoy refuses the whole response.
+        endpoints = [e for e in endpoints if _is_address(e.address)]
     if service.node_local:
         endpoints = [e for e in endpoints if e.node == client.node]
     if minimum_health_percent(policy.outlier_detection):
@@ -119,6 +122,11 @@ def _lb_endpoint(endpoint: Endpoint) -> "LbEndpoint":
         "load_balancing_weight": {"value": endpoint.weight} if endpoint.weight else None,
         "metadata": _workload(endpoint.workload, endpoint.namespace, endpoint.labels),
     }
+
+
+@lru_cache(maxsize=65_536)
+def _is_address(text: str) -> bool:
+    return text.startswith(UNIX) or is_ip(text)
 
 
 @lru_cache(maxsize=16_384)  # the endpoints of a workload have equal ones, and outlive changes of each other

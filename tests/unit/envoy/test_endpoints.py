@@ -75,6 +75,12 @@ class TestEndpoints:
         (found,) = Destination(endpoints=[at("unix:///run/app.sock", 0)]).assignment().endpoints
         assert found.lb_endpoints[0].endpoint.address.pipe.path == "/run/app.sock"
 
+    def test_a_name_is_left_out_and_harms_no_other(self) -> None:
+        endpoints = [at("10.0.0.1"), at("vm.example.com"), at("fd00::1"), at("unix:///run/a.sock", 0)]
+        (found,) = Destination(endpoints=endpoints).assignment().endpoints
+        addresses = [e.endpoint.address for e in found.lb_endpoints]
+        assert [a.pipe.path or a.socket_address.address for a in addresses] == ["10.0.0.1", "fd00::1", "/run/a.sock"]
+
     def test_a_subset_has_those_with_its_labels(self) -> None:
         v1, v2 = (at(f"10.0.0.{n}", labels=(("app", "reviews"), ("version", f"v{n}"))) for n in (1, 2))
         view = Destination(subsets=[{"name": "v2", "labels": {"version": "v2"}}], endpoints=[v1, v2])
