@@ -177,7 +177,8 @@ BY_HEADER = {
     "ring-hash": case("ring-hash", balanced(httpHeaderName="x-user", ringHash={}), servers(4)),
     "maglev": case("maglev", balanced(httpHeaderName="x-user", maglev={}), servers(4)),
 }
-BY_COOKIE = case("cookie", balanced(httpCookie={"name": "user", "path": "/p", "ttl": "60s"}), servers(4))
+COOKIE = {"name": "user", "path": "/p", "ttl": "60s", "attributes": [{"name": "SameSite", "value": "Strict"}]}
+BY_COOKIE = case("cookie", balanced(httpCookie=COOKIE), servers(4))
 BY_SOURCE = case("source", balanced(useSourceIp=True), servers(4))
 BY_QUERY = case("query", balanced(httpQueryParameterName="user"), servers(4))
 
@@ -221,7 +222,7 @@ class TestLoadBalancing:
     def test_a_cookie_is_made_and_then_followed(self) -> None:
         first = BY_COOKIE.get()
         cookie = first.headers["set-cookie"]
-        assert 'Max-Age=60; Path=/p' in cookie
+        assert {"Max-Age=60", "Path=/p", "SameSite=Strict"} <= set(cookie.split("; "))
         assert BY_COOKIE.spread(10, cookie=cookie.partition(";")[0]) == {first.server: 10}
 
     def test_equal_sources_meet_the_same_server(self) -> None:
@@ -556,9 +557,7 @@ class TestProxyProtocol:
 
 
 class TestHttpVersions:
-    @pytest.mark.parametrize(
-        ("of", "protocol"), [(HTTP1, "HTTP/1.1"), (HTTP2, "HTTP/2"), (UPGRADED, "HTTP/2"), (SAME, "HTTP/1.1")]
-    )
+    @pytest.mark.parametrize(("of", "protocol"), [(HTTP1, "HTTP/1.1"), (HTTP2, "HTTP/2"), (UPGRADED, "HTTP/2"), (SAME, "HTTP/1.1")])
     def test_of_a_call_in_http1(self, of: Case, protocol: str) -> None:
         assert of.get().headers["x-protocol"] == protocol
 

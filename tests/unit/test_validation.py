@@ -123,9 +123,7 @@ def messages(descriptors: Any) -> Iterator[Descriptor]:
 def test_every_rule_of_envoys_api_is_known() -> None:
     described = descriptor_pb2.FileDescriptorSet.FromString((files("xds.pb") / "envoy.binpb").read_bytes())
     known = [pb.POOL.FindFileByName(file.name).message_types_by_name.values() for file in described.file]
-    checked = [
-        list(check(pb.message_class(d.full_name)())) for types in known for d in messages(types) if not d.GetOptions().map_entry
-    ]
+    checked = [list(check(pb.message_class(d.full_name)())) for types in known for d in messages(types) if not d.GetOptions().map_entry]
     assert len(checked) > 1000
     assert sum(map(bool, checked)) > 100
 

@@ -57,6 +57,7 @@ class Placement(msgspec.Struct, frozen=True):
         located = (REGION, ZONE, SUBZONE) if self.distribute else self.by_locality
         return frozenset((*located, *(level.partition("=")[0] for level in self.levels if "=" not in level)))
 
+
 NOWHERE = Locality()
 
 

@@ -80,9 +80,7 @@ def _mesh_context(names_expected: tuple[str, ...], config: MeshConfig, http2: bo
     }
 
 
-def _context(
-    settings: ClientTLSSettings, names_expected: tuple[str, ...], config: MeshConfig, http2: bool
-) -> "CommonTlsContext":
+def _context(settings: ClientTLSSettings, names_expected: tuple[str, ...], config: MeshConfig, http2: bool) -> "CommonTlsContext":
     context: CommonTlsContext = {"tls_params": _parameters(config.tls_defaults), "alpn_protocols": HTTP2_ALPN if http2 else ()}
     if settings.mode == "MUTUAL" and settings.credential_name:
         context["tls_certificate_sds_secret_configs"] = [secret(credential(settings.credential_name))]

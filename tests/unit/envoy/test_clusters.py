@@ -201,9 +201,7 @@ class TestLocality:
 
 class TestConnectionPool:
     def test_nothing_is_limited_by_default(self) -> None:
-        assert thresholds(cluster()) == dict.fromkeys(
-            ("max_connections", "max_pending_requests", "max_requests", "max_retries"), UNLIMITED
-        )
+        assert thresholds(cluster()) == dict.fromkeys(("max_connections", "max_pending_requests", "max_requests", "max_retries"), UNLIMITED)
 
     def test_limits(self) -> None:
         http = {"http1MaxPendingRequests": 2, "http2MaxRequests": 3, "maxRetries": 4}
