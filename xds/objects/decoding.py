@@ -50,9 +50,9 @@ def from_json(raw: bytes | msgspec.Raw, kind: Kind) -> Decoded:
     return _judged(object_, [] if isinstance(object_, _TRUSTED) else validate(object_))
 
 
-def from_yaml(text: str, path: str) -> list[Decoded]:
-    """The objects in a file of YAML or JSON documents. Problems say at which line of `path` they are."""
-    return [_from_document(document) for document in documents(text, path)]
+def from_yaml(text: str, path: str, line: int = 0) -> list[Decoded]:
+    """The objects in a file of YAML or JSON documents, or in its part behind `line` lines. Problems say at which line they are."""
+    return [_from_document(document) for document in documents(text, path, line)]
 
 
 def _from_document(document: Document) -> Decoded:

@@ -62,13 +62,22 @@ class Document(msgspec.Struct, frozen=True):
         return f"{self.path}:{line + self.offset + 1}"
 
 
-def documents(text: str, path: str) -> Iterator[Document]:
-    """The documents of a file. One that is not YAML harms only itself; items of a List come as documents of their own."""
+def documents(text: str, path: str, line: int = 0) -> Iterator[Document]:
+    """The documents of a file, or of its part behind `line` lines.
+
+    One that is not YAML harms only itself; items of a List come as documents of their own.
+    """
+    for offset, part in parts(text):
+        yield from _read(part, path, line + offset)
+
+
+def parts(text: str) -> Iterator[tuple[int, str]]:
+    """The text of each document of a file, and how many lines are before it. Those with nothing in them are left out."""
     start = line = 0
     for end in [*(match.start() for match in _SEPARATOR.finditer(text)), len(text)]:
         part = text[start:end]
         if not _NOTHING.fullmatch(part.removeprefix("---").removeprefix("...")):
-            yield from _read(part, path, line)
+            yield line, part
         start = end
         line += part.count("\n")
 

@@ -32,13 +32,17 @@ class Claims:
         return min(self._vanished.values()) + self.patience if self._vanished else None
 
     def replace(self, path: str, documents: Sequence[Decoded]) -> None:
-        """A file now has these documents. Where some can't be read, those that it had before and that are not found stay."""
+        """A file now has these documents. Where some can't be read, those that it had before and that are not found stay.
+
+        A document without a `ref` counts as one that can't be read, unless its problems are warnings only.
+        """
         before = self._files.get(path, {})
         now: dict[Ref, list[Decoded]] = {}
         for document in documents:
             if document.ref is not None:
                 now.setdefault(document.ref, []).append(document)
-        if unreadable := tuple(problem for document in documents if document.ref is None for problem in document.problems):
+        unread = [problem for document in documents if document.ref is None for problem in document.problems]
+        if unreadable := tuple(problem for problem in unread if not problem.warning):
             own = file_ref(path)
             now = before | now
             now[own] = [Decoded(own, problems=unreadable, where=path)]

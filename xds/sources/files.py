@@ -8,6 +8,7 @@ in force, and the rest of the file is used.
 
 import asyncio
 import contextlib
+import dataclasses
 import os
 import stat
 import time
@@ -15,13 +16,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
+import structlog
 from watchfiles import awatch
 
 from xds.errors import ConfigError, Problem
 from xds.objects.decoding import Decoded, from_yaml
+from xds.objects.documents import parts
 from xds.sources.changes import Differences, Sink
 from xds.sources.claims import Claims
-from xds.sources.pace import Pace
+
+log = structlog.get_logger()
 
 SUFFIXES = (".yaml", ".yml", ".json")
 STEP_MS = 10  # a save is taken so long after the last write
@@ -33,10 +37,12 @@ Signature = tuple[int, int, int, int]  # of a file: device, inode, size, last ch
 
 
 class _File(msgspec.Struct):
-    """A file as last read; `content` is None where it could not be."""
+    """A file as last read. `parts` are its documents' texts, each with the lines before it and what it says."""
 
     signature: Signature
-    content: bytes | None
+    content: bytes | None = None  # None where it could not be read
+    parts: dict[str, tuple[int, list[Decoded]]] = {}
+    documents: list[Decoded] = []
 
 
 class Files:
@@ -103,7 +109,6 @@ class Files:
         """Read the files that have changed, and pass on what this changes, as one step."""
         named, self._named = self._named, set()
         present, hidden = await asyncio.to_thread(_present, self._roots)
-        pace = Pace()
         for path in sorted(present.keys() | self._files.keys()):
             signature = present.get(path)
             if signature is not None:
@@ -113,20 +118,21 @@ class Files:
             elif not any(path == place or path.startswith(place + os.sep) for place in hidden):
                 self._files.pop(path)
                 self._claims.replace(path, ())
-            if pace.is_due:
-                await pace.breathe()
         objects.apply(self._claims.settle(time.monotonic()))
 
     async def _read(self, path: str, signature: Signature) -> None:
         """Take a file as it is now."""
-        file = self._files.get(path)
+        before = self._files.get(path)
         try:
-            content, documents = await asyncio.to_thread(_parse, path, None if file is None else file.content)
+            file = await asyncio.to_thread(_parse, path, signature, before)
         except FileNotFoundError:
             return  # it went just now: the next look will tell
-        if documents is not None:
-            self._claims.replace(path, documents)
-        self._files[path] = _File(signature, content)
+        self._files[path] = file
+        if before is None or file.documents is not before.documents:
+            self._claims.replace(path, file.documents)
+            ignored = sorted({problem.reason for d in file.documents if d.ref is None for problem in d.problems if problem.warning})
+            if ignored:
+                log.info("documents.ignored", path=path, reasons=ignored)
 
 
 def _places(roots: Iterable[str]) -> Iterator[tuple[list[str], bool]]:
@@ -147,19 +153,43 @@ def _places(roots: Iterable[str]) -> Iterator[tuple[list[str], bool]]:
         yield sorted(parents), False
 
 
-def _parse(path: str, before: bytes | None) -> tuple[bytes | None, list[Decoded] | None]:
-    """A file's content and documents; None for documents where the content is as it was `before`."""
+def _parse(path: str, signature: Signature, before: _File | None) -> _File:
+    """The file as it is now. Documents that it had `before` are not parsed again; with the same content, `documents` is the same list."""
+    before = before or _File(signature)
     try:
         content = Path(path).read_bytes()
-        if content == before:
-            return content, None
-        return content, from_yaml(content.decode("utf-8-sig"), path)
+        text = content.decode("utf-8-sig")
     except FileNotFoundError:
         raise
     except OSError as e:
-        return None, [Decoded(problems=(Problem("$", f"cannot be read: {e.strerror}", path),))]
+        return _File(signature, documents=[Decoded(problems=(Problem("$", f"cannot be read: {e.strerror}", path),))])
     except UnicodeDecodeError as e:
-        return content, [Decoded(problems=(Problem("$", f"not UTF-8: {e}", path),))]
+        return _File(signature, content, documents=[Decoded(problems=(Problem("$", f"not UTF-8: {e}", path),))])
+    if content == before.content:
+        return _File(signature, content, before.parts, before.documents)
+    file = _File(signature, content)
+    for line, part in parts(text):
+        if part in before.parts:
+            old_line, said = before.parts[part]
+            said = [_moved(document, line - old_line) for document in said]
+        else:
+            said = from_yaml(part, path, line)
+        file.parts[part] = line, said
+        file.documents += said
+    return file
+
+
+def _moved(document: Decoded, lines: int) -> Decoded:
+    """The same, so many lines further down in its file."""
+    if lines == 0:
+        return document
+
+    def move(where: str) -> str:
+        path, _, line = where.rpartition(":")
+        return f"{path}:{int(line) + lines}"
+
+    problems = tuple(dataclasses.replace(problem, where=move(problem.where)) for problem in document.problems)
+    return msgspec.structs.replace(document, problems=problems, where=move(document.where))
 
 
 def _present(roots: Iterable[str]) -> tuple[dict[str, Signature], list[str]]:

@@ -6,6 +6,8 @@ reads files pays neither its second of start-up nor its memory.
 """
 
 import asyncio
+import gc
+import importlib
 import json
 import os
 import socket
@@ -55,7 +57,11 @@ class KubeClient:
 
     async def __aenter__(self) -> Self:
         """Read the configuration. Nothing is sent yet. ConfigError where there is none that can be used."""
+        await asyncio.to_thread(importlib.import_module, "kubernetes_asyncio.client")
         await self._load()
+        # The library's models stay for good: looked through at every full collection, they would stop the event loop for 45 ms.
+        gc.collect()
+        gc.freeze()
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import time
 
-SLICE_SECONDS = 0.01
+SLICE_SECONDS = 0.004  # every kind of object may be at work at once, and the loop waits for the sum of their slices
 
 
 class Pace:

@@ -79,7 +79,7 @@ class Garbled(KubeError):  # noqa: N818
 def _decode(decoder: msgspec.json.Decoder[T], data: bytes | msgspec.Raw) -> T:
     try:
         return decoder.decode(data)
-    except msgspec.DecodeError as e:
+    except (msgspec.DecodeError, RecursionError) as e:
         raise Garbled(f"an answer that is no Kubernetes JSON: {e}") from e
 
 
