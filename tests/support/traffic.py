@@ -62,6 +62,7 @@ LINK_ADDRESS = "10.99.{}.1"
 # Networks of which the world has every address: applications, and what a pod may call besides.
 WORLD = ("10.98.0.0/16", "10.96.0.0/16", "10.97.0.0/16", "192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24", "240.0.0.0/8")
 UNKNOWN = "192.0.2.99"  # what a name that no test declared resolves to
+NOWHERE = Locality()
 _EVER = "2024-01-01T00:00:00Z"
 
 
@@ -378,7 +379,7 @@ class Mesh:
         mode: Mode = Mode.REDIRECT,
         capture: str | None = None,
         known: bool = True,
-        locality: Locality = Locality(),
+        locality: Locality = NOWHERE,
         **node: Any,
     ) -> "Pod":
         """A pod with a sidecar, started, and with an application on `ports`.
