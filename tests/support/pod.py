@@ -1,8 +1,8 @@
 """A pod without Kubernetes: a network namespace whose connections are captured as a sidecar's are, beside one that is the world.
 
-Needs root, `ip` and `iptables`. The pod's Envoy runs as the user that the capture rules leave alone, with resources that the test
-gives it; the world answers at any address. Servers and callers are threads of the test: a socket stays in the namespace it
-was made in.
+Needs root, `ip` and `nft`. The capture rules are the product's own. The pod's Envoy runs as the user that they leave alone, with
+resources that the test gives it; the world answers at any address. Servers and callers are threads of the test: a socket stays in
+the namespace it was made in.
 """
 
 import contextlib
@@ -25,8 +25,10 @@ from typing import Any
 import envoy
 
 from xds import pb
+from xds.injection.capture import PROXY_ID, Capture, script
+from xds.mesh.model import Mode
 
-PROXY_USER = 1337
+PROXY_USER = PROXY_ID
 POD_IP, WORLD_IP = "10.99.0.2", "10.99.0.1"
 POD_IP6, WORLD_IP6 = "fd99::2", "fd99::1"
 WORLD = ("10.96.0.0/16", "192.0.2.0/24", "198.51.100.0/24", "fd96::/64")  # addresses that the world answers at, besides its own
@@ -38,30 +40,12 @@ SECONDS = 10
 NUMBERS = itertools.count(1)
 LIBC = ctypes.CDLL(None, use_errno=True)
 
-REDIRECT = """
--t nat -A PREROUTING -p tcp -j REDIRECT --to-ports 15006
--t nat -A OUTPUT -o lo -m owner ! --uid-owner 1337 -j RETURN
--t nat -A OUTPUT -m owner --uid-owner 1337 -j RETURN
--t nat -A OUTPUT -p tcp -j REDIRECT --to-ports 15001
-"""
-# What a transparent proxy sends to the application has the caller's address: the marks lead the answers back to the proxy.
-TPROXY = """
--t mangle -A PREROUTING -p tcp -m mark --mark 1337 -j CONNMARK --save-mark
--t mangle -A PREROUTING -p tcp -m mark --mark 1337 -j RETURN
--t mangle -A PREROUTING -p tcp -i lo -j RETURN
--t mangle -A PREROUTING -p tcp -m socket --transparent -j MARK --set-mark 1337
--t mangle -A PREROUTING -p tcp -m mark --mark 1337 -j ACCEPT
--t mangle -A PREROUTING -p tcp -j TPROXY --on-port 15006 --tproxy-mark 1337
--t mangle -A OUTPUT -p tcp -m connmark --mark 1337 -j CONNMARK --restore-mark
--t nat -A OUTPUT -o lo -m owner ! --uid-owner 1337 -j RETURN
--t nat -A OUTPUT -m owner --uid-owner 1337 -j RETURN
--t nat -A OUTPUT -p tcp -j REDIRECT --to-ports 15001
-"""
+REDIRECT, TPROXY = (script(Capture(mode=mode)) for mode in (Mode.REDIRECT, Mode.TPROXY))
 
 
 def available() -> bool:
     """Whether this machine lets the test make namespaces and capture rules."""
-    return os.geteuid() == 0 and all(map(shutil.which, ("ip", "iptables", "ip6tables", "setpriv")))
+    return os.geteuid() == 0 and all(map(shutil.which, ("ip", "nft", "setpriv")))
 
 
 def run(*command: str) -> None:
@@ -77,8 +61,14 @@ class Namespace:
     def ip(self, command: str) -> None:
         run("ip", "-n", self.name, *command.split())
 
+    def sh(self, program: str) -> str:
+        """What this shell program prints."""
+        return subprocess.run(
+            ["ip", "netns", "exec", self.name, "sh"], input=program, check=True, stdout=subprocess.PIPE, text=True
+        ).stdout
+
     def enter(self, make: Callable[[], socket.socket]) -> socket.socket:
-        """What `make` makes in the namespace; the calling thread stays where it is."""
+        """What `make` makes in the namespace, in a thread of its own; the calling thread stays where it is."""
         made: list[socket.socket | OSError] = []
 
         def inside() -> None:
@@ -110,7 +100,7 @@ class Server:
     """Accepts connections and answers each with `name`, in the way its protocol does.
 
     HTTP requests get an HTTP response with `name`; other first bytes get `name:` and themselves back. Where `greets` is set, it
-    speaks first. `peers` are the addresses it was called from.
+    speaks first. `peers` are the addresses it was called from, `called` the address and port that each call was for.
     """
 
     def __init__(self, listening: socket.socket, name: str, greets: bool = False) -> None:
@@ -118,13 +108,16 @@ class Server:
         self.name = name
         self.greets = greets
         self.peers: list[str] = []
+        self.called: list[tuple[str, int]] = []
         threading.Thread(target=self._serve, daemon=True).start()
 
     def _serve(self) -> None:
         with contextlib.suppress(OSError):
             while True:
                 connection, peer = self.listening.accept()
+                own = connection.getsockname()
                 self.peers.append(peer[0].removeprefix("::ffff:"))
+                self.called.append((own[0].removeprefix("::ffff:"), own[1]))
                 threading.Thread(target=self._answer, args=(connection,), daemon=True).start()
 
     def _answer(self, connection: socket.socket) -> None:
@@ -212,7 +205,7 @@ class Pod:
 
 @contextmanager
 def running(rules: str = REDIRECT) -> Iterator[Pod]:
-    """A pod with these capture rules (`REDIRECT`, `TPROXY`, or none), not started yet."""
+    """A pod with these capture rules (`REDIRECT`, `TPROXY`, another `script`, or none), not started yet."""
     number = next(NUMBERS)
     world, pod = (Namespace(f"{name}-{os.getpid()}-{number}") for name in ("world", "pod"))
     directory = Path(tempfile.mkdtemp(prefix="pod"))
@@ -227,17 +220,11 @@ def running(rules: str = REDIRECT) -> Iterator[Pod]:
             namespace.ip(f"addr add {v4}/24 dev {link}")
             namespace.ip(f"addr add {v6}/64 dev {link} nodad")
             namespace.ip(f"link set {link} up")
-        pod.ip("addr add ::6/128 dev lo")  # what Istio's capture gives a pod, for a proxy's connections to its own workload
         pod.ip(f"route add default via {WORLD_IP}")
         pod.ip(f"-6 route add default via {WORLD_IP6}")
         for network in WORLD:
             world.ip(f"route add local {network} dev lo")
-        for family, tool in (("-4", "iptables"), ("-6", "ip6tables")):
-            for rule in filter(None, rules.splitlines()):
-                run("ip", "netns", "exec", pod.name, tool, "-w", *rule.split())
-            if "TPROXY" in rules:
-                pod.ip(f"{family} rule add fwmark 1337 lookup 133")
-                pod.ip(f"{family} route add local default dev lo table 133")
+        pod.sh(rules)
         yield running
     finally:
         running.stop()

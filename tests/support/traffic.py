@@ -384,7 +384,7 @@ class Mesh:
     ) -> "Pod":
         """A pod with a sidecar, started, and with an application on `ports`.
 
-        `capture` are its iptables rules, by default those of its `mode`. `known`: there is a Pod object for it.
+        `capture` is the program that installs its capture rules, by default those of its `mode`. `known`: there is a Pod object for it.
         """
         pod = Pod(self, name, namespace or self.namespace, next(self.world.links))
         self.pods.append(pod)
@@ -459,11 +459,7 @@ class Pod:
             namespace.ip(f"addr add {address}/24 dev {link}")
             namespace.ip(f"link set {link} up")
         pod.ip(f"route add default via {self.gateway}")
-        for rule in filter(None, rules.splitlines()):
-            run("ip", "netns", "exec", pod.name, "iptables", "-w", *rule.split())
-        if "TPROXY" in rules:
-            pod.ip("rule add fwmark 1337 lookup 133")
-            pod.ip("route add local default dev lo table 133")
+        pod.sh(rules)
         self._applications = Applications(pod.listen, self.mesh.world.certificate, self.mesh.world.authority.path)
         for address in (self.address, "127.0.0.1"):
             self._applications.put(self.application, address)

@@ -9,7 +9,7 @@ from support.traffic import Mesh, World, available
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     if not available():
-        pytest.skip("needs root, and the commands ip, iptables, ip6tables and setpriv")
+        pytest.skip("needs root, and the commands ip, nft and setpriv")
     with World(tmp_path_factory.mktemp("traffic")) as world:
         yield world
 
