@@ -235,8 +235,8 @@ class Mesh:
         self.resolves: dict[str, str] = {}  # what names mean to this test's pods, in full
         self.pods: list[Pod] = []
         self.authority = world.authority
-        self._objects: dict[tuple[str, str, str], dict[str, Any]] = {}
-        self._steps = itertools.count(1)
+        self.objects: dict[tuple[str, str, str], dict[str, Any]] = {}
+        self.steps = itertools.count(1)
 
     def close(self) -> None:
         for pod in self.pods:
@@ -262,18 +262,18 @@ class Mesh:
         if item["kind"] not in ("Namespace", "Node"):
             meta.setdefault("namespace", self.namespace)
         meta.setdefault("creationTimestamp", _EVER)
-        self._objects[item["kind"], meta.get("namespace", ""), meta["name"]] = item
+        self.objects[item["kind"], meta.get("namespace", ""), meta["name"]] = item
         if not quiet:
             self.write()
 
     def delete(self, kind: str, name: str, namespace: str | None = None) -> None:
         """Delete one object."""
-        del self._objects[kind, self.namespace if namespace is None and kind not in ("Namespace", "Node") else namespace or "", name]
+        del self.objects[kind, self.namespace if namespace is None and kind not in ("Namespace", "Node") else namespace or "", name]
         self.write()
 
     def write(self) -> None:
         """Show the control plane what was put; returns when it has taken it in."""
-        marker = f"step-{next(self._steps)}.{self.namespace}.test"
+        marker = f"step-{next(self.steps)}.{self.namespace}.test"
         step = {
             "apiVersion": "networking.istio.io/v1",
             "kind": "ServiceEntry",
@@ -285,7 +285,7 @@ class Mesh:
                 "exportTo": ["."],
             },
         }
-        text = yaml.safe_dump_all([*self._objects.values(), step], sort_keys=False)
+        text = yaml.safe_dump_all([*self.objects.values(), step], sort_keys=False)
         draft = self.world.files / f".{self.namespace}"
         draft.write_text(text)
         draft.rename(self.world.files / f"{self.namespace}.yaml")
@@ -510,6 +510,24 @@ class Pod:
             connection.request(method, path)
             response = connection.getresponse()
             return response.status, response.read().decode()
+
+    def settle(self) -> None:
+        """Returns when Envoy uses all that was written before: it has a route that is written now, and no cluster is warming.
+
+        The pod must be one that sees its namespace's VirtualServices, and some HTTP service on port 80.
+        """
+        host = f"settled-{next(self.mesh.steps)}.{self.mesh.namespace}.test"
+        answer = {"directResponse": {"status": 200}}
+        self.mesh.put(
+            {
+                "apiVersion": "networking.istio.io/v1",
+                "kind": "VirtualService",
+                "metadata": {"name": "settled"},
+                "spec": {"hosts": [host], "http": [answer]},
+            }
+        )
+        eventually(lambda: self.get(f"http://{host}/").status == 200, f"{host} to be known")
+        eventually(lambda: not self.config("dynamic_warming_clusters"), "clusters to be warm")
 
     def stat(self, name: str) -> int:
         """A counter or gauge."""

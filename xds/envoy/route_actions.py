@@ -95,7 +95,11 @@ def default_action(view: View, service: Service, port: int) -> "RouteAction":
 def forward(view: View, rule: HTTPRoute, port: int, authority: str) -> Forwarding:
     """Forwards to the rule's destinations. `authority` replaces the Host header where the rule's rewrite does not."""
     targets = [_target(view, route, port) for route in _weighted(rule.route)]
-    hashes = [policy for target in targets for policy in target.hashes]
+    # Envoy hashes by all of them together: it has no policies for one of several destinations. Equal ones count once, or each
+    # would make a cookie.
+    hashes: list[HashPolicy] = []
+    for target in targets:
+        hashes += [policy for policy in target.hashes if policy not in hashes]
     timeout = DISABLED if rule.timeout is None else rule.timeout
     action: RouteAction = {
         "timeout": timeout,

@@ -164,7 +164,8 @@ class Visibility(Endpoints):
         self.rules_by_host = self.index("VirtualServices by host", _rule_hosts, "VirtualService")
         self.rules_by_source = self.index("VirtualServices by source namespace", _source_namespaces, "VirtualService")
         self.rules_by_label = self.index("VirtualServices by source label", _source_labels, "VirtualService", "DestinationRule")
-        self.destinations_in = self.index("DestinationRules by namespace", lambda d: (d.ref.namespace,), "DestinationRule")
+        # A rule's own namespace, and empty for all of them.
+        self.destinations_in = self.index("DestinationRules by namespace", lambda d: (d.ref.namespace, ""), "DestinationRule")
 
     # Listings of services
 
@@ -312,7 +313,7 @@ class Visibility(Endpoints):
     @flow.derived
     def _has_own_rules(self, namespace: str) -> bool:
         """Whether some rule wins for clients in `namespace` that does not for others."""
-        if self.rules_by_source[namespace] or namespace in self._rule_audience():
+        if self.rules_by_source[namespace] or namespace in self._rule_audience() or namespace in self._destination_audience():
             return True
         return any(self._is_particular(ref) for ref in self.destinations_in[namespace])
 
@@ -320,6 +321,20 @@ class Visibility(Endpoints):
     def _rule_audience(self) -> frozenset[str]:
         """The namespaces that see VirtualServices that not everyone sees."""
         return frozenset(namespace for head in self.rule_heads("") for namespace in head.export_to) - {"*"}
+
+    @flow.derived
+    def _destination_audience(self) -> frozenset[str]:
+        """The namespaces that are under DestinationRules of others that not everyone is under."""
+        return frozenset(namespace for ref in self.destinations_in[""] for namespace in self._named_audience(ref))
+
+    @flow.derived
+    def _named_audience(self, ref: Ref) -> frozenset[str]:
+        """The other namespaces that a DestinationRule is exported to by name."""
+        rule: api.DestinationRule | None = self.item(ref)
+        if rule is None or not self.discovered(ref.namespace):
+            return frozenset()
+        to = exported(rule.spec.export_to, ref.namespace, self.config().default_destination_rule_export_to)
+        return to - {"*", ref.namespace}
 
     @flow.derived
     def _is_particular(self, ref: Ref) -> bool:
