@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -27,11 +27,13 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "tests")]
 
+from plot import plot  # noqa: E402
 from scene import KINDS, Change, Scene, changes  # noqa: E402
 from support.kube import Kube, running  # noqa: E402
 
 TICKS = os.sysconf("SC_CLK_TCK")
 PAGE = os.sysconf("SC_PAGE_SIZE")
+QUIET_SECONDS = 0.15  # nothing has come to any proxy for so long: the change is over
 
 
 @dataclass
@@ -43,6 +45,12 @@ class Subject:
     address: str
     ready: str
     env: dict[str, str] = field(default_factory=dict)
+
+
+def cpu_seconds(pid: int) -> float:
+    """The CPU seconds of a process so far, user and system, ended children included."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return sum(map(int, fields[11:15])) / TICKS
 
 
 class Process:
@@ -67,14 +75,22 @@ class Process:
                 time.sleep(0.02)
         raise SystemExit(f"{self.subject.name} was not ready after {seconds:.0f} s")
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def cpu(self) -> float:
-        """CPU seconds so far, children included."""
-        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
-        return sum(map(int, fields[11:15])) / TICKS
+        """CPU seconds so far."""
+        return cpu_seconds(self.pid)
 
     def rss(self) -> float:
         """Resident megabytes."""
-        return int(Path(f"/proc/{self._process.pid}/statm").read_text().split()[1]) * PAGE / 1e6
+        return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * PAGE / 1e6
+
+    def peak(self) -> float:
+        """The most megabytes that were ever resident."""
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        return int(status.partition("VmHWM:")[2].split()[0]) * 1024 / 1e6
 
     def stop(self) -> None:
         self._process.send_signal(signal.SIGTERM)
@@ -88,8 +104,10 @@ class Process:
 class Swarm:
     """The load client."""
 
-    def __init__(self, binary: Path, address: str, proxies: int, namespaces: int) -> None:
-        command = [str(binary), "-address", address, "-proxies", str(proxies), "-namespaces", str(namespaces)]
+    def __init__(self, binary: Path, address: str, options: argparse.Namespace, scene: Scene) -> None:
+        command = [str(binary), "-address", address, "-proxies", str(options.proxies), "-namespaces", str(scene.namespaces)]
+        if options.sotw:
+            command.append("-sotw")
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def ask(self, do: str, **fields: Any) -> dict[str, Any]:
@@ -99,6 +117,10 @@ class Swarm:
         self._process.stdin.flush()
         answer: dict[str, Any] = json.loads(self._process.stdout.readline())
         return answer
+
+    def cpu(self) -> float:
+        """CPU seconds so far."""
+        return cpu_seconds(self._process.pid)
 
     def stop(self) -> None:
         self._process.kill()
@@ -113,37 +135,72 @@ def build_swarm(folder: Path) -> Path:
 
 
 def percentile(times: list[float], share: float) -> float:
-    return sorted(times)[min(len(times) - 1, int(share * len(times)))]
+    return sorted(times)[min(len(times) - 1, int(share * len(times)))] if times else float("nan")
 
 
 def measure(
-    subject: Subject, kube: Kube, scene: Scene, binary: Path, options: argparse.Namespace, logs: Path, base: int
+    subject: Subject, kube: Kube, scene: Scene, binary: Path, options: argparse.Namespace, folder: Path, base: int
 ) -> dict[str, Any]:
     """All figures of one subject. `base` keeps the turns of two subjects apart, since they share the API server."""
-    figures: dict[str, Any] = {"name": subject.name}
-    process = Process(subject, logs / f"{subject.name}.log")
+    figures: dict[str, Any] = {"name": subject.name, "load_average": os.getloadavg()[0]}
+    profiles = None if options.profile is None else options.profile / subject.name
+    process = Process(subject, folder / f"{subject.name}.log")
     with ExitStack() as stack:
-        stack.callback(process.stop)
+        stack.callback(lambda: process.stop())
         figures["ready_s"] = process.wait_ready()
         figures["ready_rss_mb"] = process.rss()
-        swarm = Swarm(binary, subject.address, options.proxies, scene.namespaces)
+        swarm = Swarm(binary, subject.address, options, scene)
         stack.callback(swarm.stop)
-        figures["connect"] = _timed(process, lambda: swarm.ask("connect", seconds=300))
+        with profiled(process, profiles, "connect"):
+            figures["connect"] = _timed(process, swarm, lambda: swarm.ask("connect", seconds=300))
         for kind in options.changes:
-            figures[kind] = play(process, swarm, kube, scene, kind, options, base)
+            with profiled(process, profiles, kind):
+                figures[kind] = play(process, swarm, kube, scene, kind, options, base)
+            print(f"  {kind}: p99 {figures[kind].get('p99_ms', float('nan')):.1f} ms", flush=True)
         figures["idle_cpu_s_per_s"] = _idle(process)
-        figures["reconnect"] = _timed(process, lambda: swarm.ask("drop", seconds=300))
+        with profiled(process, profiles, "reconnect"):
+            figures["reconnect"] = _timed(process, swarm, lambda: swarm.ask("drop", seconds=300))
         figures["final_rss_mb"] = process.rss()
+        figures["swarm_cpu_s"] = swarm.cpu()
+        if options.restart:
+            swarm.ask("await")
+            process.stop()
+            process = Process(subject, folder / f"{subject.name}-restarted.log")
+            figures["restart_ready_s"] = process.wait_ready()
+            figures["restart"] = _timed(process, swarm, lambda: swarm.ask("back", seconds=300))
     return figures
 
 
-def _timed(process: Process, act: Any) -> dict[str, Any]:
+@contextmanager
+def profiled(process: Process, folder: Path | None, name: str) -> Iterator[None]:
+    """Record where the process spends its CPU time while the block runs, as flame graph data: `NAME.txt` in `folder`."""
+    if folder is None:
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    recorder = subprocess.Popen(
+        ["py-spy", "record", "--pid", str(process.pid), "--native", "--gil", "--rate", "200", "--format", "raw", "--duration", "3600",
+         "--output", str(folder / f"{name}.txt")], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    time.sleep(2)
+    try:
+        yield
+    finally:
+        recorder.send_signal(signal.SIGINT)
+        recorder.wait()
+
+
+def _timed(process: Process, swarm: Swarm, act: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What it takes until every proxy holds everything."""
     cpu, started = process.cpu(), time.monotonic_ns()
     answer = act()
-    last = (answer["times"][-1] - started) / 1e9 if answer.get("times") else None
+    times = [(t - started) / 1e9 for t in answer.get("times", [])]
+    rss = process.rss()
+    swarm.ask("quiet", seconds=QUIET_SECONDS)
     return {
-        "last_s": last, "done": answer["done"], "of": answer["proxies"], "cpu_s": process.cpu() - cpu, "rss_mb": process.rss(),
-        "bytes": answer["bytes"], "resources": answer["resources"], "refused": answer["refused"],
+        "p50_s": percentile(times, 0.5), "last_s": max(times, default=float("nan")), "done": answer["done"], "of": answer["proxies"],
+        "cpu_s": process.cpu() - cpu, "rss_mb": rss, "peak_rss_mb": process.peak(), "bytes": answer["bytes"],
+        "resources": answer["resources"], "refused": answer["refused"], "rejected": answer["rejected"],
     }  # fmt: skip
 
 
@@ -153,61 +210,80 @@ def _idle(process: Process, seconds: float = 3) -> float:
     return (process.cpu() - cpu) / seconds
 
 
-def play(
-    process: Process, swarm: Swarm, kube: Kube, scene: Scene, kind: str, options: argparse.Namespace, base: int
-) -> dict[str, Any]:
+def play(process: Process, swarm: Swarm, kube: Kube, scene: Scene, kind: str, options: argparse.Namespace, base: int) -> dict[str, Any]:
     """One kind of change, several times, each awaited by every proxy that is to see it."""
+    firsts: list[float] = []
     delays: list[float] = []
     lasts: list[float] = []
-    received = resources = missing = 0
+    received = resources = missing = rejected = 0
     expected = options.proxies // scene.namespaces if scene.scoped else options.proxies
-    cpu = process.cpu()
+    cpu = 0.0
     for turn in range(base, base + options.turns):
         *before, change = changes(scene, kind, turn)
+        if change.removal:
+            for write in before:
+                _write(kube, write)
+            swarm.ask("quiet", seconds=QUIET_SECONDS)
+            before = []
+        swarm.ask("await", type=change.type, name=change.name, text=change.text, removal=change.removal)
+        cpu -= process.cpu()
         for write in before:
             _write(kube, write)
-        swarm.ask("await", type=change.type, name=change.name, text=change.text)
         started = time.monotonic_ns()
         _write(kube, change)
-        answer = swarm.ask("result", seconds=30, count=expected)
-        took = [(t - started) / 1e6 for t in answer.get("times", [])]
-        missing += expected - answer["done"]
-        delays += took
-        lasts += took[-1:]
-        time.sleep(options.pause)
-        counts = swarm.ask("counts")
+        if change.type:
+            answer = swarm.ask("result", seconds=30, count=expected)
+            took = [(t - started) / 1e6 for t in answer.get("times", [])]
+            missing += expected - answer["done"]
+            firsts += took[:1]
+            delays += took
+            lasts += took[-1:]
+        counts = swarm.ask("quiet", seconds=QUIET_SECONDS)
+        cpu += process.cpu()
         received += counts["bytes"]
         resources += counts["resources"]
-    return {
-        "p50_ms": statistics.median(delays), "p99_ms": percentile(delays, 0.99), "last_ms": max(lasts),
-        "cpu_s_per_100": 100 * (process.cpu() - cpu) / options.turns, "bytes_per_proxy": received / options.turns / expected,
-        "resources_per_proxy": resources / options.turns / expected, "missing": missing,
+        rejected += counts["rejected"]
+    times = {
+        "first_ms": statistics.median(firsts), "p50_ms": statistics.median(delays), "p99_ms": percentile(delays, 0.99),
+        "last_ms": max(lasts), "missing": missing, "lasts_ms": lasts,
+    } if delays else {}  # fmt: skip
+    return times | {
+        "cpu_s_per_100": 100 * cpu / options.turns, "bytes_per_proxy": received / options.turns / expected,
+        "resources_per_proxy": resources / options.turns / expected, "rejected": rejected, "rss_mb": process.rss(),
     }  # fmt: skip
 
 
 def _write(kube: Kube, change: Change) -> None:
-    path, body = change.path, change.body
+    path = change.path
     if change.method == "PATCH":  # a server-side apply by the owner of the fields: what the body leaves out of a list goes
-        path += "?fieldManager=scene&force=true"
-    kube.request(change.method, path, body)
+        path += f"?fieldManager={change.manager}&force=true"
+    kube.request(change.method, path, change.body)
 
 
 def rows(figures: dict[str, Any]) -> Iterator[tuple[str, float]]:
     """The figures as lines of a table."""
     yield "start to ready, s", figures["ready_s"]
     yield "RSS when ready, MB", figures["ready_rss_mb"]
-    for act in ("connect", "reconnect"):
-        yield f"{act}: all hold everything, s", figures[act]["last_s"] or float("nan")
-        yield f"{act}: CPU, s", figures[act]["cpu_s"]
-        yield f"{act}: RSS, MB", figures[act]["rss_mb"]
-        yield f"{act}: sent, MB", figures[act]["bytes"] / 1e6
-        yield f"{act}: resources", figures[act]["resources"]
+    for act in ("connect", "reconnect", "restart"):
+        if act in figures:
+            yield f"{act}: all hold everything, s", figures[act]["last_s"]
+            yield f"{act}: CPU, s", figures[act]["cpu_s"]
+            yield f"{act}: RSS, MB", figures[act]["rss_mb"]
+            yield f"{act}: sent, MB", figures[act]["bytes"] / 1e6
+            yield f"{act}: resources", figures[act]["resources"]
+            yield f"{act}: refused attempts", figures[act]["refused"]
     for kind in KINDS:
-        if kind in figures:
-            for name in ("p50_ms", "p99_ms", "last_ms", "cpu_s_per_100", "resources_per_proxy", "bytes_per_proxy", "missing"):
+        for name in COLUMNS:
+            if name in figures.get(kind, ()):
                 yield f"{kind}: {name}", figures[kind][name]
     yield "idle, CPU s/s", figures["idle_cpu_s_per_s"]
     yield "RSS at the end, MB", figures["final_rss_mb"]
+    yield "highest RSS, MB", figures["reconnect"]["peak_rss_mb"]
+
+
+COLUMNS = (
+    "first_ms", "p50_ms", "p99_ms", "last_ms", "cpu_s_per_100", "resources_per_proxy", "bytes_per_proxy", "rss_mb", "missing", "rejected",
+)  # fmt: skip
 
 
 def table(results: list[dict[str, Any]]) -> str:
@@ -263,12 +339,14 @@ def main() -> None:
     parser.add_argument("--scoped", action="store_true", help="a Sidecar in every namespace that shows its own services only")
     parser.add_argument("--proxies", type=int, default=1000)
     parser.add_argument("--turns", type=int, default=20, help="how often each change is made")
-    parser.add_argument("--pause", type=float, default=0.2, help="seconds between a change that has arrived and the next one")
+    parser.add_argument("--sotw", action="store_true", help="proxies ask for the state of the world instead of differences")
+    parser.add_argument("--restart", action="store_true", help="at the end, restart the control plane under its proxies")
+    parser.add_argument("--profile", type=Path, metavar="FOLDER", help="record each part with py-spy, as data for flame graphs")
     parser.add_argument("--changes", nargs="*", default=list(KINDS), choices=KINDS)
     other = parser.add_mutually_exclusive_group()
     other.add_argument("--against", metavar="PILOT_DISCOVERY", help="istiod's binary")
     other.add_argument("--against-commit", metavar="COMMIT", help="our own code at an older commit")
-    parser.add_argument("--out", type=Path, help="where the raw data goes")
+    parser.add_argument("--out", type=Path, help="where the raw data goes, and beside it, as .svg, a plot")
     options = parser.parse_args()
     scene = Scene(options.services, options.endpoints, options.namespaces, options.rules, options.scoped)
     with ExitStack() as stack:
@@ -289,6 +367,7 @@ def main() -> None:
         print(table(results))
         if options.out:
             options.out.write_text(json.dumps({"scene": asdict(scene), "proxies": options.proxies, "results": results}, indent=2))
+            options.out.with_suffix(".svg").write_text(plot(results))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ that sees just its own services.
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 Manifest = dict[str, Any]
@@ -51,11 +51,10 @@ class Scene:
         }  # fmt: skip
         yield f"/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices", self.endpoint_slice(index)
 
-    def endpoint_slice(self, index: int, last: str = "") -> Manifest:
-        """The slice of one service; `last` replaces its last address."""
-        addresses = [f"10.{index // 250}.{index % 250}.{j + 1}" for j in range(self.endpoints)]
-        if last:
-            addresses[-1] = last
+    def endpoint_slice(self, index: int, *last: str) -> Manifest:
+        """The slice of one service; `last` replaces its last addresses."""
+        addresses = [f"10.{index // 250}.{index % 250}.{j + 1}" for j in range(self.endpoints - len(last))]
+        addresses += last
         return {
             "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
             "metadata": {
@@ -98,14 +97,16 @@ class Scene:
 
 @dataclass(frozen=True)
 class Change:
-    """One write, and the resource by which a proxy shows that it has it."""
+    """One write, and the resource by which a proxy shows that it has it: none where nothing is to be sent."""
 
     method: str
     path: str
-    body: Manifest
-    type: str
+    body: Manifest | None
+    type: str = ""
     name: str = ""
     text: str = ""
+    removal: bool = False
+    manager: str = "scene"  # of the fields that a PATCH applies
 
 
 def path(plural: str, namespace: str, name: str = "") -> str:
@@ -119,10 +120,7 @@ def changes(scene: Scene, kind: str, turn: int) -> list[Change]:
     namespace = scene.namespace(i)
     match kind:
         case "endpoint":
-            address = f"10.250.{turn // 250}.{turn % 250 + 1}"
-            where = f"/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices/svc{i}-1"
-            body = scene.endpoint_slice(i, address)
-            return [Change("PATCH", where, body, "ClusterLoadAssignment", f"outbound|80||{scene.host(i)}", address)]
+            return [_endpoint(scene, i, f"10.250.{turn // 250}.{turn % 250 + 1}")]
         case "route":
             mark = f"rev-{turn + 1}-"
             body = scene.virtual_service(i, mark)
@@ -133,14 +131,52 @@ def changes(scene: Scene, kind: str, turn: int) -> list[Change]:
             where = path("destinationrules", namespace, f"svc{i}")
             return [Change("PATCH", where, body, "Cluster", f"outbound|80|{subset}|{scene.host(i)}")]
         case "service":
-            new = scene.services + turn
-            writes = list(scene.service(new))
-            name = f"outbound|80||{scene.host(new)}"
-            return [Change("POST", where, body, "Cluster", name) for where, body in reversed(writes)]
+            return _new_service(scene, scene.services + turn)
+        case "deletion":
+            new = 2 * scene.services + turn
+            namespace = scene.namespace(new)
+            gone = Change("DELETE", f"/api/v1/namespaces/{namespace}/services/svc{new}", None, "Cluster", f"outbound|80||{scene.host(new)}")
+            return [*_new_service(scene, new), replace(gone, removal=True)]
+        case "rollout":  # every pod of a service is replaced, one after the other
+            addresses = [f"10.251.{turn % 250}.{j + 1}" for j in range(scene.endpoints)]
+            return [_endpoint(scene, i, *addresses[: j + 1]) for j in range(scene.endpoints)]
+        case "status":
+            return list(_status(scene, i, f"{turn + 1}"))
+        case "storm":  # of everything at once: rules first, as their own fields are not awaited
+            rules = [c for j in range(20) for c in (*changes(scene, "route", turn + 7 * j), *changes(scene, "rule", turn + 7 * j))]
+            return [*rules, *(c for j in range(60) for c in changes(scene, "endpoint", turn + 3 * j + 1000))]
     raise ValueError(f"no such change: {kind}")
 
 
-KINDS = ("endpoint", "route", "rule", "service")
+KINDS = ("endpoint", "route", "rule", "service", "deletion", "rollout", "status", "storm")
+
+
+def _endpoint(scene: Scene, index: int, *last: str) -> Change:
+    """The last addresses of a service become these."""
+    where = f"/apis/discovery.k8s.io/v1/namespaces/{scene.namespace(index)}/endpointslices/svc{index}-1"
+    name = f"outbound|80||{scene.host(index)}"
+    return Change("PATCH", where, scene.endpoint_slice(index, *last), "ClusterLoadAssignment", name, last[-1])
+
+
+def _new_service(scene: Scene, index: int) -> list[Change]:
+    name = f"outbound|80||{scene.host(index)}"
+    return [Change("POST", where, body, "Cluster", name) for where, body in reversed(list(scene.service(index)))]
+
+
+def _status(scene: Scene, index: int, mark: str) -> Iterator[Change]:
+    """What controllers write all the time and no proxy should hear of: a rule's status, an EndpointSlice's and a Service's annotations."""
+    namespace, name = scene.namespace(index), f"svc{index}"
+    where = {"name": name, "namespace": namespace}
+    rule: Manifest = {"apiVersion": "networking.istio.io/v1", "kind": "VirtualService", "metadata": where}
+    rule["status"] = {"conditions": [{"type": "Reconciled", "status": "True", "message": mark}]}
+    yield Change("PATCH", path("virtualservices", namespace, f"{name}/status"), rule, manager="status")
+    notes = {"annotations": {"endpoints.kubernetes.io/last-change-trigger-time": mark}}
+    marked = {"name": f"{name}-1", "namespace": namespace} | notes
+    slices = f"/apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices"
+    body: Manifest = {"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "metadata": marked}
+    yield Change("PATCH", f"{slices}/{name}-1", body, manager="status")
+    body = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": namespace} | notes}
+    yield Change("PATCH", f"/api/v1/namespaces/{namespace}/services/{name}", body, manager="status")
 
 
 def write_files(scene: Scene, folder: Any) -> None:

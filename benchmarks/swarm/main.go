@@ -7,7 +7,10 @@
 //	                                         from now on, note when each proxy gets this resource; answers at once
 //	{"do": "result", "seconds": 30}          answers when all, or "count" of them, have it, or after that many seconds
 //	{"do": "drop"}                           close all connections; they come back, with what they hold
+//	{"do": "back"}                           answers when all have come back after the server ended
+//	{"do": "quiet", "seconds": 0.2}          answers when nothing has come for so long
 //	{"do": "counts"}                         what has come since the last "await", "drop" or "connect"
+//	{"do": "disconnect"}                     close all connections for good
 //
 // Times are CLOCK_MONOTONIC in nanoseconds, so that whoever made a change can subtract when.
 package main
@@ -43,6 +46,7 @@ type swarm struct {
 	sotw            bool
 	proxies         []*proxy
 	awaited         atomic.Pointer[awaited]
+	messages        atomic.Int64 // that came, in all
 }
 
 type command struct {
@@ -64,6 +68,7 @@ type answer struct {
 	Resources int64   `json:"resources"`
 	Messages  int64   `json:"messages"`
 	Refused   int64   `json:"refused"`
+	Rejected  int64   `json:"rejected"` // responses answered with a NACK
 }
 
 // collect sums up what came; time picks the moment of interest of a proxy, 0 where it has not come.
@@ -75,6 +80,7 @@ func (s *swarm) collect(moment func(*proxy) int64) answer {
 		a.Resources += p.resources
 		a.Messages += p.messages
 		a.Refused += p.refused
+		a.Rejected += p.rejected
 		at := moment(p)
 		p.lock.Unlock()
 		if at != 0 {
@@ -108,6 +114,18 @@ func (s *swarm) wait(seconds float64, count int, moment func(*proxy) int64) answ
 			return s.collect(moment)
 		}
 		time.Sleep(5 * time.Millisecond)
+	}
+}
+
+// quiet returns when no proxy has got anything for so long, or after a minute.
+func (s *swarm) quiet(silence time.Duration) {
+	var last int64 = -1
+	since, until := time.Now(), time.Now().Add(time.Minute)
+	for time.Since(since) < silence && time.Now().Before(until) {
+		time.Sleep(10 * time.Millisecond)
+		if now := s.messages.Load(); now != last {
+			last, since = now, time.Now()
+		}
 	}
 }
 
@@ -154,6 +172,8 @@ func main() {
 			a = answer{Now: monotonic(), Proxies: count}
 		case "result":
 			a = s.wait(c.Seconds, c.Count, seen)
+		case "back":
+			a = s.wait(c.Seconds, c.Count, completed)
 		case "drop":
 			s.reset()
 			started := monotonic()
@@ -166,7 +186,13 @@ func main() {
 				}
 				return 0
 			})
+		case "quiet":
+			s.quiet(time.Duration(c.Seconds * float64(time.Second)))
+			a = s.collect(seen)
 		case "counts":
+			a = s.collect(seen)
+		case "disconnect":
+			cancel()
 			a = s.collect(seen)
 		default:
 			fmt.Fprintln(os.Stderr, "swarm: unknown command", c.Do)

@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"os"
 	"sync"
 	"time"
 
@@ -51,6 +52,7 @@ type proxy struct {
 	resources int64
 	messages  int64
 	refused   int64
+	rejected  int64
 	cancel    context.CancelFunc
 }
 
@@ -192,8 +194,17 @@ func (p *proxy) take(raw []byte) [][]byte {
 	defer p.lock.Unlock()
 	p.bytes += int64(len(raw))
 	p.messages++
+	p.swarm.messages.Add(1)
 	p.resources += int64(len(r.resources))
 	p.answered[r.typeURL] = true
+	if fault := r.fault(); fault != "" {
+		p.rejected++
+		fmt.Fprintln(os.Stderr, "swarm: rejected:", fault)
+		if p.swarm.sotw {
+			return [][]byte{sotwNack(r, p.names(r.typeURL), fault)}
+		}
+		return [][]byte{deltaNack(r, fault)}
+	}
 	held := p.held[r.typeURL]
 	if held == nil {
 		held = map[string]string{}
@@ -284,7 +295,7 @@ func (p *proxy) isComplete() bool {
 func (p *proxy) reset() {
 	p.lock.Lock()
 	defer p.lock.Unlock()
-	p.seen, p.completed, p.bytes, p.resources, p.messages, p.refused = 0, 0, 0, 0, 0, 0
+	p.seen, p.completed, p.bytes, p.resources, p.messages, p.refused, p.rejected = 0, 0, 0, 0, 0, 0, 0
 }
 
 func (p *proxy) drop() {
@@ -296,4 +307,3 @@ func (p *proxy) drop() {
 		cancel()
 	}
 }
-

@@ -63,6 +63,24 @@ type response struct {
 	removed                 []string
 }
 
+// fault is what Envoy would reject the response for, as far as it shows without decoding the resources; empty for nothing.
+func (r *response) fault() string {
+	if r.typeURL == "" || r.nonce == "" {
+		return "a response without a type or a nonce"
+	}
+	seen := make(map[string]struct{}, len(r.resources))
+	for _, res := range r.resources {
+		if res.name == "" || len(res.body) == 0 {
+			return "a resource of " + r.typeURL + " without a name or a body"
+		}
+		if _, twice := seen[res.name]; twice {
+			return "duplicate resource " + res.name
+		}
+		seen[res.name] = struct{}{}
+	}
+	return ""
+}
+
 func parseDelta(message []byte) response {
 	var r response
 	fields(message, func(number protowire.Number, value []byte, _ uint64) {
@@ -278,7 +296,22 @@ func appendMessage(b []byte, number protowire.Number, message []byte) []byte {
 	return protowire.AppendBytes(protowire.AppendTag(b, number, protowire.BytesType), message)
 }
 
-// request writes a DeltaDiscoveryRequest.
+// deltaNack and sotwNack write the requests that reject a response.
+func deltaNack(r response, fault string) []byte {
+	return appendMessage(deltaRequest(nil, r.typeURL, r.nonce, nil, nil, nil), 7, status(fault))
+}
+
+func sotwNack(r response, names []string, fault string) []byte {
+	return appendMessage(sotwRequest(nil, r.typeURL, "", r.nonce, names), 6, status(fault))
+}
+
+// status writes a google.rpc.Status: INVALID_ARGUMENT and a text.
+func status(text string) []byte {
+	b := protowire.AppendVarint(protowire.AppendTag(nil, 1, protowire.VarintType), 3)
+	return appendString(b, 2, text)
+}
+
+// deltaRequest writes a DeltaDiscoveryRequest.
 func deltaRequest(node []byte, typeURL, nonce string, subscribe, unsubscribe []string, held map[string]string) []byte {
 	var b []byte
 	if node != nil {
