@@ -25,12 +25,15 @@ _CLUSTER = pb.type_url(pb.Cluster)
 
 
 class Resource(msgspec.Struct, frozen=True, eq=False, dict=True):
-    """One xDS resource, serialised. Equal content has an equal version, in every replica and after every restart."""
+    """One xDS resource, serialised. Equal content has an equal version, in every replica and after every restart.
+
+    `content` is its bytes, or, where these are large and mostly shared with other resources, the pieces that they are joined from.
+    """
 
     name: str
     type_url: str
     version: str  # content hash
-    body: bytes
+    content: bytes | tuple[bytes, ...]
 
     @classmethod
     def of(cls, message: Message, name: str = "") -> "Resource":
@@ -39,15 +42,30 @@ class Resource(msgspec.Struct, frozen=True, eq=False, dict=True):
         name = name or getattr(message, "name", "") or getattr(message, "cluster_name", "")
         return cls(name, pb.type_url(message), content_hash(body), body)
 
+    @property
+    def pieces(self) -> tuple[bytes, ...]:
+        """What `body` is joined from."""
+        return self.content if isinstance(self.content, tuple) else (self.content,)
+
+    @property
+    def body(self) -> bytes:
+        """The serialised message."""
+        return b"".join(self.content) if isinstance(self.content, tuple) else self.content
+
+    @cached_property
+    def size(self) -> int:
+        """Bytes of `body`."""
+        return sum(map(len, self.pieces))
+
     @cached_property
     def delta_head(self) -> bytes:
         """What goes before `body` in a Delta response."""
-        return wire.delta_head(self.name, self.version, self.type_url, len(self.body))
+        return wire.delta_head(self.name, self.version, self.type_url, self.size)
 
     @cached_property
     def sotw_head(self) -> bytes:
         """What goes before `body` in a state-of-the-world response."""
-        return wire.sotw_head(self.type_url, len(self.body))
+        return wire.sotw_head(self.type_url, self.size)
 
     @cached_property
     def assignment_name(self) -> str:
@@ -101,6 +119,8 @@ class Group:
         self._history: dict[str, list[tuple[int, Resource | None]]] = {}  # name -> (generation, what it replaced), oldest first
         self._entries = 0
         self._entries_limit = _HISTORY
+        self._bytes = 0  # of the resources in the history
+        self._bytes_limit = _HISTORY_BYTES
         self._readers: WeakKeyDictionary[object, int] = WeakKeyDictionary()
 
     def __repr__(self) -> str:
@@ -194,15 +214,16 @@ class Group:
             if after == before:
                 continue
             self.generation = generation
+            self._entries += 1
+            self._bytes += 0 if before is None else before.size
             self.fingerprint = (self.fingerprint + _mark(after) - _mark(before)) & _MASK
             log = self._history.pop(name, None)
             if log is None:
                 log = []
             log.append((generation, before))
             self._history[name] = log
-            self._entries += 1
         if self.generation == generation:
-            if self._entries > self._entries_limit:
+            if self._entries > self._entries_limit or self._bytes > self._bytes_limit:
                 self._forget()
             for listener in tuple(self.listeners):
                 listener(self)
@@ -218,9 +239,12 @@ class Group:
         self._history = history
         self._entries = sum(map(len, history.values()))
         self._entries_limit = max(_HISTORY, 2 * self._entries)
+        self._bytes = sum(before.size for log in history.values() for _, before in log if before is not None)
+        self._bytes_limit = max(_HISTORY_BYTES, 2 * self._bytes)
 
 
 _HISTORY = 64  # entries that are not worth forgetting
+_HISTORY_BYTES = 64 * 1024
 _MASK = (1 << 64) - 1
 
 

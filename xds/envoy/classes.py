@@ -104,7 +104,7 @@ class Classes:
             kind = held.setdefault(feed.group.type_url.rpartition(".")[2], {"groups": 0, "resources": 0, "bytes": 0})
             kind["groups"] += 1
             kind["resources"] += len(feed.group.resources)
-            kind["bytes"] += sum(len(r.body) for r in feed.group.resources.values())
+            kind["bytes"] += sum(r.size for r in feed.group.resources.values())
         return {
             "classes": len(self._assignments),
             "claims": len(self._claims),

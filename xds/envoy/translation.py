@@ -127,9 +127,7 @@ class Translation(flow.Graph):
     @flow.derived
     def rule_scope(self, scope: Scope, hostname: str, namespace: str) -> Scope:
         """The least scope with the same DestinationRules for this service: where it is EVERYONE, all share what depends on them."""
-        return (
-            EVERYONE if self.mesh.policy(scope, hostname, namespace) == self.mesh.policy(EVERYONE, hostname, namespace) else scope
-        )
+        return EVERYONE if self.mesh.policy(scope, hostname, namespace) == self.mesh.policy(EVERYONE, hostname, namespace) else scope
 
     @flow.derived
     def hosts(self, scope: Scope) -> tuple[ServiceKey, ...]:
@@ -187,9 +185,12 @@ class Translation(flow.Graph):
 
     # Listeners
 
-    @flow.derived
     def plan(self, scope: Scope, client: Client) -> Plan:
-        """Which outbound listeners a scope has, and which services share each."""
+        """Which outbound listeners a scope has, and which services share each: one plan for all clients that bind alike."""
+        return self._plan(scope, Client(namespace=scope.namespace, addresses=wildcards(client), mode=client.mode))
+
+    @flow.derived
+    def _plan(self, scope: Scope, client: Client) -> Plan:
         return plan(self.mesh.view(scope), self.mesh.egress(scope), client)
 
     @flow.derived
@@ -254,21 +255,16 @@ class Translation(flow.Graph):
         table = self.route_table(scope, msgspec.structs.replace(client, namespace=scope.namespace), name)
         if table is None:
             return ()
-        parts = table.parts
-        if client.namespace != scope.namespace and table.form == SHARED:
-            parts = dict(parts)
-            taken = set(table.taken)
-            for key in table.of_namespace.get(client.namespace, ()):
-                old = parts[key]
-                taken.difference_update(old.domains)
-                new = self._free(scope, client, key, table.form, taken)
-                if new is not None:
-                    parts[key] = new
-                    taken.update(new.domains)
+        segments = table.segments
+        own = segments.get(client.namespace)
+        if own is not None and client.namespace != scope.namespace and table.form == SHARED:
+            taken = set(table.taken).difference(domain for host in own.hosts for domain in host.domains)
+            hosts = self._hosts(scope, client, own.services, table.form, taken)
+            segments = segments | {client.namespace: Segment.of(own.services, hosts)}
         header = route_configuration_header(name, proxied=table.form == PROXIED).SerializeToString(deterministic=True)
-        hosts = [*parts.values(), *table.others]
-        body = header + b"".join([host.field for host in hosts])
-        return (Resource(name, ROUTE_CONFIGURATION, content_hash(header, b"".join([host.version for host in hosts])), body),)
+        parts = (*segments.values(), table.others)
+        version = content_hash(header, *(part.version for part in parts))
+        return (Resource(name, ROUTE_CONFIGURATION, version, (header, *(part.fields for part in parts))),)
 
     @flow.derived
     def route_table(self, scope: Scope, client: Client, name: str) -> "RouteTable | None":
@@ -280,16 +276,12 @@ class Translation(flow.Graph):
         if need is None:
             return None
         form = ANY_HOST if need.sniffed else PROXIED if need.port == 0 else SHARED
-        parts: dict[ServicePort, VirtualHost] = {}
-        others: list[VirtualHost] = []
         taken: set[str] = set()
+        made = dict(zip(need.services, self._hosts(scope, client, need.services, form, taken), strict=True))
         of_namespace: dict[str, list[ServicePort]] = {}
         for key in need.services:
-            host = self._free(scope, client, key, form, taken)
-            if host is not None:
-                parts[key] = host
-                taken.update(host.domains)
-                of_namespace.setdefault(key[1], []).append(key)
+            of_namespace.setdefault(key[1], []).append(key)
+        others: list[VirtualHost] = []
         if form != ANY_HOST:
             for host in self._rule_hosts(scope, client, need.port):
                 if taken.isdisjoint(host.domains):
@@ -297,7 +289,20 @@ class Translation(flow.Graph):
                     taken.update(host.domains)
             if "*" not in taken:
                 others.append(self._catch_all(scope))
-        return RouteTable(form, parts, tuple(others), frozenset(taken), of_namespace)
+        segments = {where: Segment.of(tuple(keys), (made[key] for key in keys)) for where, keys in of_namespace.items()}
+        return RouteTable(form, segments, Segment.of((), others), frozenset(taken))
+
+    def _hosts(
+        self, scope: Scope, client: Client, services: Iterable[ServicePort], form: str, taken: set[str]
+    ) -> "list[VirtualHost | None]":
+        """The virtual hosts of `services`, each without the domains that are `taken`, to which its own are added."""
+        hosts = []
+        for key in services:
+            host = self._free(scope, client, key, form, taken)
+            if host is not None:
+                taken.update(host.domains)
+            hosts.append(host)
+        return hosts
 
     def _free(self, scope: Scope, client: Client, key: ServicePort, form: str, taken: set[str]) -> "VirtualHost | None":
         """The virtual host of a service port, without the domains that others have already."""
@@ -307,9 +312,7 @@ class Translation(flow.Graph):
         return self._made(scope, client, *key, frozenset(taken.intersection(host.domains)), form)
 
     @flow.derived
-    def virtual_host(
-        self, scope: Scope, client: Client, hostname: str, namespace: str, port: int, form: str
-    ) -> "VirtualHost | None":
+    def virtual_host(self, scope: Scope, client: Client, hostname: str, namespace: str, port: int, form: str) -> "VirtualHost | None":
         """The virtual host of one service port, for clients of this scope and namespace."""
         least = self.route_scope(scope, hostname, namespace)
         if client.namespace != namespace:
@@ -317,9 +320,7 @@ class Translation(flow.Graph):
         return self._virtual_host(least, msgspec.structs.replace(client, labels=least.labels), hostname, namespace, port, form)
 
     @flow.derived
-    def _virtual_host(
-        self, scope: Scope, client: Client, hostname: str, namespace: str, port: int, form: str
-    ) -> "VirtualHost | None":
+    def _virtual_host(self, scope: Scope, client: Client, hostname: str, namespace: str, port: int, form: str) -> "VirtualHost | None":
         return self._made(scope, client, hostname, namespace, port, frozenset(), form)
 
     def _made(
@@ -379,14 +380,29 @@ class VirtualHost(msgspec.Struct, frozen=True):
         return cls(tuple(message.domains), join(b"", (body,)), content_hash(body).encode())
 
 
+class Segment(msgspec.Struct, frozen=True):
+    """The virtual hosts of a table that are of one namespace's services: joined once for all tables that have them alike."""
+
+    services: tuple[ServicePort, ...]
+    hosts: tuple[VirtualHost, ...]
+    fields: bytes
+    version: bytes
+
+    @classmethod
+    def of(cls, services: tuple[ServicePort, ...], hosts: "Iterable[VirtualHost | None]") -> "Segment":
+        """`hosts` in their order, without those that a service does not have."""
+        made = tuple(host for host in hosts if host is not None)
+        version = b"".join([host.version for host in made])
+        return cls(services, made, b"".join([host.field for host in made]), version)
+
+
 class RouteTable(msgspec.Struct, frozen=True):
-    """A route table before it is joined. `others` come after the services' virtual hosts; the catch-all is the last."""
+    """A route table before it is joined. The `others` come after the services' virtual hosts; the catch-all is the last."""
 
     form: str
-    parts: dict[ServicePort, VirtualHost]
-    others: tuple[VirtualHost, ...]
+    segments: dict[str, Segment]  # by namespace
+    others: Segment
     taken: frozenset[str]  # every domain of the table
-    of_namespace: dict[str, list[ServicePort]]
 
 
 def _within(client: Client, scope: Scope) -> Client:

@@ -27,6 +27,8 @@ class Protocol(enum.Enum):
     UDP = "UDP"
     AUTO = "AUTO"
 
+    __hash__ = object.__hash__  # there is one of each: Enum's own, of the name, is asked for too often to be this slow
+
     @property
     def is_http(self) -> bool:
         return self in _HTTP

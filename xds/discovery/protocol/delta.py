@@ -65,15 +65,13 @@ class DeltaSession(Session):
         watch.force(asked)
         watch.dirty = True
 
-    def _encode(
-        self, watch: Watch, resources: list[Resource], removed: list[str], after: Known, only: Names | None
-    ) -> Response | None:
+    def _encode(self, watch: Watch, resources: list[Resource], removed: list[str], after: Known, only: Names | None) -> Response | None:
         if not watch.rules.removable:
             removed = []
         if not resources and not removed and not watch.owed:
             return None
         sequence, nonce = self.responses.next_nonce()
-        parts = [part for resource in resources for part in (resource.delta_head, resource.body)]
+        parts = [part for resource in resources for part in (resource.delta_head, *resource.pieces)]
         type_url = watch.rules.type_url
         data = wire.delta_response(self.responses.delta_identity, type_url, after.version, nonce, parts, removed)
         return Response(

@@ -71,16 +71,14 @@ class SotwSession(Session):
             watch.owed = True
             watch.dirty = True
 
-    def _encode(
-        self, watch: Watch, resources: list[Resource], removed: list[str], after: Known, only: Names | None
-    ) -> Response | None:
+    def _encode(self, watch: Watch, resources: list[Resource], removed: list[str], after: Known, only: Names | None) -> Response | None:
         rules = watch.rules
         if not resources and not watch.owed and not (removed and rules.full_state):
             return None
         sent = list(self._whole(watch, after, only)) if rules.full_state else resources
         missing = self._missing(watch)
         sequence, nonce = self.responses.next_nonce()
-        parts = [part for resource in sent for part in (resource.sotw_head, resource.body)]
+        parts = [part for resource in sent for part in (resource.sotw_head, *resource.pieces)]
         data = wire.sotw_response(self.responses.sotw_identity, rules.type_url, after.version, nonce, parts, missing)
         return Response(rules, sequence, nonce, data, tuple(resources), tuple(removed), len(sent), watch.known, after, only)
 
