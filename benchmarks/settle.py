@@ -23,7 +23,7 @@ from scene import Change as Write
 from scene import Manifest, Scene, changes
 
 from xds import pb
-from xds.discovery.protocol import DeltaSession, Responses
+from xds.discovery.protocol import DeltaRequest, DeltaSession, Responses
 from xds.discovery.protocol.types import CLUSTER, ENDPOINTS, LISTENER, ROUTE
 from xds.discovery.resources import Assignment
 from xds.envoy.classes import Classes
@@ -48,34 +48,36 @@ class Proxy:
         self.peer_identity = ""
         self.session = DeltaSession(responses, lambda: None)
         self.assign(classes.open(self))
-        self.received: dict[str, dict[str, str]] = {}
 
     def assign(self, assignment: Assignment) -> None:
         self.session.assign(assignment)
 
-    def connect(self, held: dict[str, dict[str, str]] | None = None) -> int:
+    def connect(self) -> int:
         """Everything, as Envoy asks for it; how many resources came."""
-        held = held or {}
         count = 0
         for type_url, below in ((CLUSTER, ENDPOINTS), (LISTENER, ROUTE)):
-            self.session.receive(pb.DeltaDiscoveryRequest(type_url=type_url, initial_resource_versions=held.get(type_url, {})))
-            if below in held:
-                names = sorted(held[below])
-                request = pb.DeltaDiscoveryRequest(type_url=below, resource_names_subscribe=names, initial_resource_versions=held[below])
-                self.session.receive(request)
+            self.send(pb.DeltaDiscoveryRequest(type_url=type_url))
             count += self.drain()
-            if below not in held:
-                names = sorted(assignments(self.session) if type_url == CLUSTER else tables(self.session))
-                self.session.receive(pb.DeltaDiscoveryRequest(type_url=below, resource_names_subscribe=names))
-                count += self.drain()
+            names = sorted(assignments(self.session) if type_url == CLUSTER else tables(self.session))
+            self.send(pb.DeltaDiscoveryRequest(type_url=below, resource_names_subscribe=names))
+            count += self.drain()
         return count
+
+    def reconnect(self, opening: list[bytes]) -> int:
+        """As `connect`, of a proxy that comes back with what it held: its first requests are `opening`."""
+        for request in opening:
+            self.session.receive(DeltaRequest.FromString(request))
+        return self.drain()
+
+    def send(self, request: Any) -> None:
+        self.session.receive(DeltaRequest.FromString(request.SerializeToString()))
 
     def drain(self) -> int:
         """Take all that is due; how many resources it was."""
         count = 0
         while (response := self.session.due(0.0)) is not None:
             self.session.sent(response, 0.0)
-            self.session.receive(pb.DeltaDiscoveryRequest(type_url=response.rules.type_url, response_nonce=response.nonce))
+            self.send(pb.DeltaDiscoveryRequest(type_url=response.rules.type_url, response_nonce=response.nonce))
             count += response.count
         return count
 
@@ -179,14 +181,16 @@ def run(scene: Scene, proxies: int, turns: int, profile: str) -> dict[str, float
             figures[f"{kind}: settle"] = statistics.median(settles)
             figures[f"{kind}: send"] = statistics.median(sends)
             figures[f"{kind}: resources a proxy"] = statistics.median(counts)
-    held = {
-        url: {r.name: r.version for g in clients[0].session.watches[url].known.groups for r in g.offered()}
-        for url in (CLUSTER, ENDPOINTS, LISTENER, ROUTE)
-    }
+    opening = []
+    for url in (CLUSTER, ENDPOINTS, LISTENER, ROUTE):
+        held = {r.name: r.version for g in clients[0].session.watches[url].known.groups for r in g.offered()}
+        names = sorted(held) if url in (ENDPOINTS, ROUTE) else ()
+        request = pb.DeltaDiscoveryRequest(type_url=url, resource_names_subscribe=names, initial_resource_versions=held)
+        opening.append(request.SerializeToString())
     back = [Proxy(classes, responses, 0, scene.namespaces) for _ in range(min(proxies, 100))]
 
     def reconnect() -> int:
-        return sum(client.connect(held) for client in back)
+        return sum(client.reconnect(opening) for client in back)
 
     if profile == "reconnect":
         cProfile.runctx("reconnect()", globals(), {"reconnect": reconnect}, sort="tottime")

@@ -68,6 +68,11 @@ class Resource(msgspec.Struct, frozen=True, eq=False, dict=True):
         return wire.sotw_head(self.type_url, self.size)
 
     @cached_property
+    def entry(self) -> bytes:
+        """What a client that holds it says so by, in `initial_resource_versions`."""
+        return wire.entry(self.name, self.version)
+
+    @cached_property
     def assignment_name(self) -> str:
         """The name of the load assignment that a cluster asks EDS for; empty for any other cluster or type."""
         if self.type_url != _CLUSTER:
@@ -184,14 +189,19 @@ class Group:
 
     # What proxies said
 
-    def accept(self, resource: Resource) -> None:
-        """A proxy acknowledged `resource`: it is good, and no longer withheld."""
-        name = resource.name
-        if name in self._unproven and self.resources[name] == resource:
-            del self._unproven[name]
-            if name in self.withheld:
-                before = self.withheld.pop(name)
-                self._offer({name: before})
+    def accept(self, resources: Iterable[Resource]) -> None:
+        """A proxy acknowledged `resources`: those of them that are this group's are good, and no longer withheld."""
+        if not self._unproven:
+            return
+        before: dict[str, Resource | None] = {}
+        for resource in resources:
+            name = resource.name
+            if name in self._unproven and self.resources[name] == resource:
+                del self._unproven[name]
+                if name in self.withheld:
+                    before[name] = self.withheld.pop(name)
+        if before:
+            self._offer(before)
 
     def reject(self, resource: Resource) -> bool:
         """A proxy rejected `resource`. True where that withholds it: it is the newest of its name, and nobody accepted it."""

@@ -22,7 +22,7 @@ from prometheus_client.registry import CollectorRegistry
 from xds import pb
 from xds.discovery.budget import Budget
 from xds.discovery.metrics import Metrics
-from xds.discovery.protocol import DeltaSession, Responses, Session, SotwSession
+from xds.discovery.protocol import DeltaRequest, DeltaSession, Responses, Session, SotwSession
 from xds.discovery.protocol import types as t
 from xds.discovery.resources import Provider
 from xds.discovery.status import ProxyStatus
@@ -205,7 +205,7 @@ class Server:
     def _handlers(self) -> tuple[grpc.GenericRpcHandler, ...]:
         handlers = []
         for service, (only, noun, sotw) in _SERVICES.items():
-            methods = {f"Delta{noun}": self._method(DeltaSession, only, pb.DeltaDiscoveryRequest)}
+            methods = {f"Delta{noun}": self._method(DeltaSession, only, DeltaRequest)}
             if sotw:
                 methods[f"Stream{noun}"] = self._method(SotwSession, only, pb.DiscoveryRequest)
             handlers.append(grpc.method_handlers_generic_handler(service, methods))
@@ -250,6 +250,8 @@ class Server:
         while True:
             await asyncio.sleep(TICK_SECONDS)
             now = self.time()
+            if not self.busy:
+                self.responses.forget()
             for stream in [stream for stream in self.resting if (stream.session.wake_at or now) <= now]:
                 stream.wake()
             for stream in [stream for stream in self.writing if now - stream.writing_since > timeout]:

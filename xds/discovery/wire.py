@@ -52,6 +52,11 @@ def delta_head(name: str, version: str, type_url: str, size: int, aliases: Itera
     return head(2, len(fields) + size) + fields
 
 
+def entry(name: str, version: str) -> bytes:
+    """An entry of a DeltaDiscoveryRequest's `initial_resource_versions`."""
+    return field(1, name) + field(2, version)
+
+
 def delta_response(
     control_plane: bytes, type_url: str, version: str, nonce: str, resources: Iterable[bytes], removed: Iterable[str]
 ) -> bytes:

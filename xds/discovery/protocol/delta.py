@@ -3,12 +3,13 @@
 from typing import Any
 
 from xds.discovery import wire
-from xds.discovery.protocol.knowledge import ABSENT, Known, everything, offered
+from xds.discovery.protocol.holdings import holdings, recalled
+from xds.discovery.protocol.knowledge import Known
 from xds.discovery.protocol.response import Response
 from xds.discovery.protocol.session import Nack, Session, Watch
 from xds.discovery.protocol.subscription import WILDCARD, Names, Subscription
 from xds.discovery.protocol.types import rules_of
-from xds.discovery.resources import Group, Resource
+from xds.discovery.resources import Resource
 
 
 class DeltaSession(Session):
@@ -41,12 +42,12 @@ class DeltaSession(Session):
         rules = rules_of(type_url)
         names = frozenset(request.resource_names_subscribe)
         subscription = Subscription.of(names, wildcard=rules.wildcard and not names)
-        holds: dict[str, str] = dict(request.initial_resource_versions)
         groups = self._groups(type_url)
-        known = _recalled(groups, subscription, holds) if holds else Known.nothing(groups)
+        held = holdings(request)
+        known, lacking = recalled(groups, subscription, held) if held else (Known.nothing(groups), subscription.names)
         watch = self._watch(type_url, subscription, known)
         watch.owed = subscription.wildcard
-        watch.force(subscription.names - holds.keys() if holds else subscription.names)
+        watch.force(lacking)
 
     def _subscribe(self, watch: Watch, subscribe: Names, unsubscribe: Names) -> None:
         before = watch.subscription
@@ -77,19 +78,3 @@ class DeltaSession(Session):
         return Response(
             watch.rules, sequence, nonce, data, tuple(resources), tuple(removed), len(resources), watch.known, after, only,
         )  # fmt: skip
-
-
-def _recalled(groups: tuple[Group, ...], subscription: Subscription, holds: dict[str, str]) -> Known:
-    """What a client knows that `holds` these versions from an earlier stream."""
-    deviations = {}
-    missing = len(holds)
-    for resource in everything(groups, subscription):
-        held = holds.get(resource.name)
-        if held is not None:
-            missing -= 1
-        if held != resource.version:
-            deviations[resource.name] = ABSENT if held is None else held
-    if missing:
-        gone = {name for name in holds if subscription.covers(name) and offered(groups, name) is None}
-        deviations.update((name, holds[name]) for name in gone)
-    return Known.present(groups, deviations)

@@ -7,7 +7,7 @@ one reference each to the same `Known`, and what they miss after a change is com
 
 import zlib
 from collections.abc import Iterator, Mapping
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 from weakref import WeakValueDictionary
 
 from xds.discovery.protocol.subscription import NONE, Names, Subscription
@@ -25,13 +25,14 @@ _NO_DEVIATIONS: Final[Mapping[str, str]] = {}
 class Known:
     """The versions a client holds of the names it subscribes to: what `groups` offered at `generations`, but for `deviations`."""
 
-    __slots__ = ("__weakref__", "deviations", "generations", "groups", "version")
+    __slots__ = ("__weakref__", "deviations", "expected", "generations", "groups", "version")
 
     def __init__(self, groups: Groups, generations: tuple[int, ...], deviations: Mapping[str, str], version: str) -> None:
         self.groups = groups
         self.generations = generations
         self.deviations = deviations  # name -> version, ABSENT or UNSURE
         self.version = version  # of the whole; equal knowledge has an equal version in every replica
+        self.expected: dict[Subscription, Any] = {}  # what one who comes with this knowledge says it holds: see `holdings`
 
     @classmethod
     def nothing(cls, groups: Groups) -> "Known":
@@ -74,6 +75,10 @@ class Known:
         resource = self.resource(name)
         return ABSENT if resource is None else resource.version
 
+    def is_nothing(self) -> bool:
+        """Whether the client holds nothing of what it subscribes to."""
+        return not self.deviations and not any(generation != NOTHING for generation in self.generations)
+
     def but(self, deviations: Mapping[str, str]) -> "Known":
         """The same, but for further `deviations`."""
         if not deviations:
@@ -98,7 +103,7 @@ class Known:
         """The same knowledge, told as deviations from what `groups` offer now."""
         if groups == self.groups:
             return self
-        if not self.deviations and all(generation == NOTHING for generation in self.generations):
+        if self.is_nothing():
             return Known.nothing(groups)
         names = dict.fromkeys(self.deviations)
         for group, generation in zip(self.groups, self.generations, strict=True):
@@ -151,12 +156,12 @@ def everything(groups: Groups, subscription: Subscription) -> Iterator[Resource]
         return
     seen: set[str] = set()
     for group in groups:
-        for resource in group.offered():
-            if len(groups) == 1:
-                yield resource
-            elif resource.name not in seen:
-                seen.add(resource.name)
-                yield resource
+        if seen.isdisjoint(group.resources):
+            yield from group.offered()
+        else:
+            yield from (resource for resource in group.offered() if resource.name not in seen)
+        if group is not groups[-1]:
+            seen.update((resource.name for resource in group.offered()) if group.withheld else group.resources)
 
 
 class Rejected(NamedTuple):
@@ -174,6 +179,12 @@ class Difference(NamedTuple):
     after: Known
 
 
+def _from_nothing(groups: Groups, subscription: Subscription, forced: Names) -> Difference:
+    """What a client lacks that holds nothing: `difference` without the questions that this answers. All new proxies ask for it."""
+    removed = [name for name in forced if offered(groups, name) is None]
+    return Difference(list(everything(groups, subscription)), removed, Known.present(groups))
+
+
 def difference(
     known: Known,
     subscription: Subscription,
@@ -189,6 +200,15 @@ def difference(
     `rejected` is left out while it is at that version. With `only`, these names are sent at their newest version, be they
     withheld, and nothing else is. With `keep_removed` no removal is sent yet.
     """
+    if only is None and not rejected and known.is_nothing():
+        return _from_nothing(known.groups, subscription, forced)
+    return _compared(known, subscription, forced, rejected, only, keep_removed)
+
+
+def _compared(
+    known: Known, subscription: Subscription, forced: Names, rejected: Mapping[str, Rejected], only: Names | None, keep_removed: bool
+) -> Difference:
+    """`difference`, name by name."""
     groups = known.groups
     names = known.suspects(subscription)
     if forced:

@@ -1,5 +1,6 @@
 """Encoded responses, one for all streams that need the same."""
 
+from collections import deque
 from collections.abc import Hashable
 from functools import cached_property
 from weakref import WeakValueDictionary
@@ -9,6 +10,8 @@ from xds.discovery.protocol.knowledge import Known
 from xds.discovery.protocol.subscription import Names
 from xds.discovery.protocol.types import TypeRules
 from xds.discovery.resources import Resource
+
+RECENT_BYTES = 64 * 1024 * 1024
 
 
 class Response:
@@ -42,13 +45,15 @@ class Response:
         """Tell the groups that a client took what is in it. Only the first time means anything."""
         if not self.accepted:
             self.accepted = True
-            for resource in self.resources:
-                for group in self.after.groups:
-                    group.accept(resource)
+            for group in self.after.groups:
+                group.accept(self.resources)
 
 
 class Responses:
     """Makes and shares the responses of one server.
+
+    A response is kept while some stream waits for its acknowledgement, and beyond that, the last ones, up to `RECENT_BYTES`, until
+    `forget`: proxies that connect at once, or are told of one change, do not all do so in the same moment.
 
     Nonces are `<instance>-<sequence>`: those of another server, or of the one before a restart, are never taken for ours
     (V6), and on one stream they only grow.
@@ -60,6 +65,9 @@ class Responses:
         self.sotw_identity = wire.field(6, wire.field(1, control_plane))
         self.encoded = 0  # how many responses were encoded; what streams shared is not counted again
         self._shared: WeakValueDictionary[Hashable, Response] = WeakValueDictionary()
+        self._recent: deque[Response] = deque()
+        self._recent_bytes = 0
+        self._recent_since = 0  # the number encoded when `forget` was last asked
 
     def get(self, key: Hashable, after: int) -> Response | None:
         """The response shared under `key`, if its nonce is newer than `after`."""
@@ -78,3 +86,14 @@ class Responses:
     def share(self, key: Hashable, response: Response) -> None:
         """Give `response` to others that ask for `key`."""
         self._shared[key] = response
+        self._recent.append(response)
+        self._recent_bytes += len(response.data)
+        while self._recent_bytes > RECENT_BYTES:
+            self._recent_bytes -= len(self._recent.popleft().data)
+
+    def forget(self) -> None:
+        """Let go of responses that nobody waits for, if none was encoded since this was last asked."""
+        if self._recent_since == self.encoded and self._recent:
+            self._recent.clear()
+            self._recent_bytes = 0
+        self._recent_since = self.encoded
