@@ -104,6 +104,7 @@ class Applications:
         self._listen = listen
         self._at: dict[str, Application] = {}
         self._ports: dict[int, socket.socket] = {}
+        self._sockets: list[socket.socket] = []
         self._numbers = itertools.count(1)
         self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._tls.load_cert_chain(*certificate)
@@ -131,8 +132,14 @@ class Applications:
             listening = self._ports[port] = self._listen(address, port)
             threading.Thread(target=self._accept, args=(listening,), daemon=True).start()
 
+    def listen(self, application: Application, listening: socket.socket) -> None:
+        """`application` answers on a socket of its own, a Unix one say."""
+        self.put(application, str(listening.getsockname()))
+        self._sockets.append(listening)
+        threading.Thread(target=self._accept, args=(listening,), daemon=True).start()
+
     def close(self) -> None:
-        for listening in self._ports.values():
+        for listening in (*self._ports.values(), *self._sockets):
             listening.close()
 
     def _named(self, connection: ssl.SSLObject | ssl.SSLSocket, name: str | None, _: Any) -> None:
@@ -142,11 +149,13 @@ class Applications:
         with contextlib.suppress(OSError):
             while True:
                 connection, peer = listening.accept()
-                threading.Thread(target=self._serve, args=(connection, peer[0]), daemon=True).start()
+                caller = str(peer[0]) if connection.family != socket.AF_UNIX else ""
+                threading.Thread(target=self._serve, args=(connection, caller), daemon=True).start()
 
     def _serve(self, connection: socket.socket, peer: str) -> None:
         connection.settimeout(SECONDS)
-        address, port = connection.getsockname()[:2]
+        name = connection.getsockname()
+        address, port = (str(name), 0) if connection.family == socket.AF_UNIX else name[:2]
         application = self._at.get(address) or Application(address, address)
         call = Call(server=application.name, address=address, port=port, peer=peer, connection=next(self._numbers), protocol="TCP")
         application.open.add(call.connection)

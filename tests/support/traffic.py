@@ -127,6 +127,8 @@ class World:
         self.certificate = self.authority.sign(
             "server", "server.test", "*.test", "*.example.com", "spiffe://cluster.local/ns/test/sa/server"
         )
+        for path in self.certificate:
+            path.chmod(0o644)  # for proxies too
         self.names: dict[str, list[str]] = {}  # what the DNS server knows, by name in lower case
         self.questions: list[str] = []
         self.process: subprocess.Popen[bytes] | None = None
@@ -266,6 +268,11 @@ class Mesh:
         if not quiet:
             self.write()
 
+    def relabel(self, pod: str, labels: Mapping[str, str], namespace: str | None = None) -> None:
+        """Give a Pod other labels."""
+        found = self.objects["Pod", namespace or self.namespace, pod]
+        self.put({**found, "metadata": {**found["metadata"], "labels": dict(labels)}})
+
     def delete(self, kind: str, name: str, namespace: str | None = None) -> None:
         """Delete one object."""
         del self.objects[kind, self.namespace if namespace is None and kind not in ("Namespace", "Node") else namespace or "", name]
@@ -293,9 +300,11 @@ class Mesh:
 
     def problems(self) -> list[str]:
         """What the control plane says is wrong with objects of the test's namespaces."""
-        found = self.world.debug("configz")
+        own = f".{self.namespace}"
         return [
-            f"{p['object']}: {p['problem']}" for p in found if f"{self.namespace}/" in p["object"] or f"{self.namespace}-" in p["object"]
+            f"{p['object']}: {p['problem']}"
+            for p in self.world.debug("configz")
+            if p["object"].endswith(own) or f"{own}-" in p["object"]
         ]
 
     # Services and applications
@@ -502,6 +511,10 @@ class Pod:
 
     # Asking Envoy
 
+    def has_cluster(self, name: str) -> bool:
+        """Whether Envoy has the cluster `name`."""
+        return any(c["cluster"]["name"] == name for c in self.config("dynamic_active_clusters"))
+
     def admin(self, path: str, method: str = "GET") -> tuple[int, str]:
         """An admin page: its status and text."""
         connection = http.client.HTTPConnection("127.0.0.1", ADMIN, timeout=SECONDS)
@@ -554,7 +567,36 @@ class Pod:
         return UNKNOWN
 
     def connect(self, host: str, port: int) -> socket.socket:
-        return self.namespace.connect(self.resolve(host), port)
+        """A connection to `host`, which may be `unix:///path`, or `unix://@name` for a socket in the abstract namespace."""
+        if not host.startswith("unix://"):
+            return self.namespace.connect(self.resolve(host), port)
+
+        def connected() -> socket.socket:
+            made = socket.socket(socket.AF_UNIX)
+            try:
+                made.connect(_unix(host))
+            except OSError:
+                made.close()
+                raise
+            return made
+
+        return self.namespace.enter(connected)
+
+    def listen_unix(self, name: str) -> Application:
+        """An application on the Unix socket `name` (`unix:///path` or `unix://@name`) of the pod, open to everyone."""
+
+        def listening() -> socket.socket:
+            made = socket.socket(socket.AF_UNIX)
+            made.bind(_unix(name))
+            made.listen()
+            return made
+
+        assert self._applications is not None
+        application = Application(name, name)
+        self._applications.listen(application, self.namespace.enter(listening))
+        if not name.startswith("unix://@"):
+            Path(_unix(name)).chmod(0o777)
+        return application
 
     def get(
         self,
@@ -667,6 +709,11 @@ def exchange(connection: socket.socket, data: bytes) -> Call | None:
         while not received.endswith(b"\n") and (more := connection.recv(65536)):
             received += more
     return msgspec.json.decode(received, type=Call) if received else None
+
+
+def _unix(name: str) -> str:
+    path = name.removeprefix("unix://")
+    return "\0" + path[1:] if path.startswith("@") else path
 
 
 def _tls(connection: socket.socket, server_name: str, authority: Path) -> ssl.SSLSocket:

@@ -154,9 +154,9 @@ def stat_name(pattern: str | None, service: Service, port: Port, subset: str = "
     return pattern
 
 
-def inbound_cluster(inbound: Inbound, client: Client, config: MeshConfig, pool: ConnectionPoolSettings | None = None) -> pb.Cluster:
-    """The application behind one of a workload's ports. `pool` has its limits (Istio: Sidecar, `inboundConnectionPool`)."""
-    pool = pool or _default_pool(config)
+def inbound_cluster(inbound: Inbound, client: Client, config: MeshConfig) -> pb.Cluster:
+    """The application behind one of a workload's ports."""
+    pool = inbound.pool or _default_pool(config)
     service, port = inbound.service, Port(inbound.service_port or inbound.port, inbound.name, target_port=inbound.port)
     fields: Cluster = {
         "name": names.inbound(inbound.port),

@@ -72,6 +72,7 @@ class Draft(msgspec.Struct, frozen=True):
     filters: Any  # list of network filters
     name: str = ""
     metadata: Any = None
+    transport_socket: Any = None  # what ends TLS, None where nothing does
 
     def message(self) -> "FilterChain":
         """Envoy's filter chain."""
@@ -80,6 +81,7 @@ class Draft(msgspec.Struct, frozen=True):
             "filter_chain_match": self.match.message(),
             "filters": self.filters,
             "metadata": self.metadata,
+            "transport_socket": self.transport_socket,
         }
 
 

@@ -18,11 +18,13 @@ from xds.envoy.access_logs import listener_access_logs
 from xds.envoy.addresses import address, wildcards
 from xds.envoy.clusters import stat_name
 from xds.envoy.filter_chains import PLAIN_HTTP, RAW, Draft, Match, distinct
+from xds.envoy.filter_chains import TLS as TLS_TRANSPORT
 from xds.envoy.filters import Chain
 from xds.envoy.filters.connection_manager import connection_manager
 from xds.envoy.filters.listener import original_destination, original_source, port_inspectors
 from xds.envoy.filters.network import network_filters, tcp_proxy
 from xds.envoy.routes import inbound_route_configuration
+from xds.envoy.transport_sockets import server_socket
 from xds.mesh.model import Client, Inbound, Mode, Port, Protocol
 from xds.objects import MeshConfig
 
@@ -59,9 +61,18 @@ OPENINGS: dict[tuple[Mtls, bool | None], tuple[Opening, ...]] = {
 }
 
 
-def openings(mode: Mtls, protocol: Protocol) -> tuple[Opening, ...]:
-    """The ways into a port."""
-    return OPENINGS[mode, None if protocol is Protocol.AUTO else protocol.is_http]
+# Those of a port where the proxy ends TLS itself: nothing comes in without. HTTP shows by what caller and proxy agree on.
+TLS_OPENINGS: dict[bool | None, tuple[Opening, ...]] = {
+    None: (Opening(http=True, transport=TLS_TRANSPORT, applications=("h2", "http/1.1")), Opening(http=False, transport=TLS_TRANSPORT)),
+    True: (Opening(http=True, transport=TLS_TRANSPORT),),
+    False: (Opening(http=False, transport=TLS_TRANSPORT),),
+}
+
+
+def openings(mode: Mtls, protocol: Protocol, *, tls: bool = False) -> tuple[Opening, ...]:
+    """The ways into a port; `tls`: one where the proxy ends TLS."""
+    http = None if protocol is Protocol.AUTO else protocol.is_http
+    return TLS_OPENINGS[http] if tls else OPENINGS[mode, http]
 
 
 def inbound_listeners(client: Client, inbounds: Iterable[Inbound], config: MeshConfig) -> list[pb.Listener]:
@@ -137,14 +148,15 @@ def _chains(client: Client, inbound: Inbound, config: MeshConfig, name: str, por
     if inbound.service is not None:
         service_port = Port(inbound.service_port, inbound.name, target_port=inbound.port)
         stat_prefix = stat_name(config.inbound_cluster_stat_name, inbound.service, service_port) or cluster
-    for opening in openings(Mtls.DISABLE, inbound.protocol):
+    socket = None if inbound.tls is None else server_socket(inbound.tls, config, http=not inbound.protocol.is_tcp)
+    for opening in openings(Mtls.DISABLE, inbound.protocol, tls=socket is not None):
         chain = Chain(inbound=True, config=config, client=client, protocol=inbound.protocol, http=opening.http, port=inbound.port)
         if opening.http:
             last = connection_manager(chain, f"inbound_{name}", inbound_route_configuration(inbound, client))
         else:
             last = tcp_proxy(chain, stat_prefix, [(cluster, 1)])
         match = Match(port=port, transport=opening.transport, applications=opening.applications)
-        yield Draft(match, network_filters(chain, last), name)
+        yield Draft(match, network_filters(chain, last), name, transport_socket=socket)
 
 
 def _passthrough_chains(client: Client, config: MeshConfig) -> Iterator[Draft]:

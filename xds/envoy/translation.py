@@ -27,7 +27,6 @@ from xds.envoy.routes import catch_all, join, route_configuration_header, rule_v
 from xds.mesh.model import Client, Inbound, Locality, Mode, Routing, Scope
 from xds.mesh.store import Mesh
 from xds.mesh.workloads import Claim
-from xds.objects import ConnectionPoolSettings
 
 ServiceKey = tuple[str, str]  # hostname, namespace
 ServicePort = tuple[str, str, int]  # and a port's number
@@ -49,7 +48,6 @@ class Workload(msgspec.Struct, frozen=True):
 
     client: Client
     inbounds: tuple[Inbound, ...]
-    pool: ConnectionPoolSettings | None = None  # of the Sidecar: inboundConnectionPool
 
 
 class Shares(msgspec.Struct, frozen=True):
@@ -117,7 +115,7 @@ class Translation(flow.Graph):
     @flow.derived
     def placed(self, scope: Scope) -> bool:
         """Whether where a client is (node, zone, labels) changes the endpoints it gets, for any service of `scope`."""
-        return any(self._located(scope, *key) for key in self.hosts(scope))
+        return any(self._located(scope, *key) for key in self.mesh.hosts(scope))
 
     @flow.derived
     def _located(self, scope: Scope, hostname: str, namespace: str) -> bool:
@@ -130,19 +128,14 @@ class Translation(flow.Graph):
         return EVERYONE if self.mesh.policy(scope, hostname, namespace) == self.mesh.policy(EVERYONE, hostname, namespace) else scope
 
     @flow.derived
-    def hosts(self, scope: Scope) -> tuple[ServiceKey, ...]:
-        """Every service that `scope` sees, through any of its egress listeners."""
-        return tuple(dict.fromkeys(key for egress in self.mesh.egress(scope) for key in egress.hosts))
-
-    @flow.derived
     def cluster_hosts(self, scope: Scope, _client: Client) -> tuple[ServiceKey, ...]:
-        """`hosts`, as the listing of one group of clusters: a node feeds one group only."""
-        return self.hosts(scope)
+        """All services of the scope, as the listing of one group of clusters: a node feeds one group only."""
+        return self.mesh.hosts(scope)
 
     @flow.derived
     def endpoint_hosts(self, scope: Scope, _client: Client) -> tuple[ServiceKey, ...]:
-        """`hosts`, as the listing of one group of assignments."""
-        return self.hosts(scope)
+        """The same as the listing of one group of assignments."""
+        return self.mesh.hosts(scope)
 
     # Clusters and endpoints
 
@@ -166,7 +159,7 @@ class Translation(flow.Graph):
     def inbound_clusters(self, workload: Workload) -> Resources:
         """The clusters in front of a workload's own ports."""
         config, client = self.mesh.config(), workload.client
-        made = [inbound_cluster(inbound, client, config, workload.pool) for inbound in workload.inbounds]
+        made = [inbound_cluster(inbound, client, config) for inbound in workload.inbounds]
         if client.mode is not Mode.NONE:
             made.append(inbound_passthrough_cluster(client, config))
         return resources({cluster.name: cluster for cluster in reversed(made)}.values())

@@ -3,13 +3,13 @@
 Istio: DestinationRule, `tls` and `proxyProtocol`.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from xds import pb
 from xds.envoy import names
 from xds.envoy.addresses import is_ip
 from xds.mesh.model import Service
-from xds.objects import ClientTLSSettings, MeshConfig, TrafficPolicy
+from xds.objects import ClientTLSSettings, MeshConfig, ServerTLSSettings, TrafficPolicy
 from xds.objects.mesh_config import TLSConfig
 
 if TYPE_CHECKING:
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from xds.pb import envoy_extensions_transport_sockets_tls_v3_SdsSecretConfig_Init as SdsSecretConfig
     from xds.pb import envoy_extensions_transport_sockets_tls_v3_SubjectAltNameMatcher_Init as SubjectAltNameMatcher
     from xds.pb import envoy_extensions_transport_sockets_tls_v3_TlsParameters_Init as TlsParameters
+
+TlsProtocol = Literal["TLSv1_0", "TLSv1_1", "TLSv1_2", "TLSv1_3"]
 
 TLS = "envoy.transport_sockets.tls"
 RAW_BUFFER = "envoy.transport_sockets.raw_buffer"
@@ -35,6 +37,7 @@ MESH_ALPN = ("istio",)
 HTTP2_ALPN = ("h2",)
 
 NO_TLS_CONFIG = TLSConfig()
+VERSIONS: dict[str, TlsProtocol] = {"TLSV1_0": "TLSv1_0", "TLSV1_1": "TLSv1_1", "TLSV1_2": "TLSv1_2", "TLSV1_3": "TLSv1_3"}
 
 
 def transport_socket(
@@ -101,6 +104,37 @@ def _context(settings: ClientTLSSettings, names_expected: tuple[str, ...], confi
     else:
         context["validation_context"] = {**validation, "trusted_ca": {"filename": settings.ca_certificates or SYSTEM_CA}}
     return context
+
+
+def server_socket(settings: ServerTLSSettings, config: MeshConfig, http: bool) -> "TransportSocket | None":
+    """TLS that the proxy ends for callers of its workload (Istio: Sidecar `ingress[].tls`); None where it ends none."""
+    if settings.mode not in ("SIMPLE", "MUTUAL"):
+        return None
+    parameters = _parameters(config.tls_defaults)
+    if settings.cipher_suites:
+        parameters["cipher_suites"] = settings.cipher_suites
+    if settings.min_protocol_version != "TLS_AUTO":
+        parameters["tls_minimum_protocol_version"] = VERSIONS[settings.min_protocol_version]
+    if settings.max_protocol_version != "TLS_AUTO":
+        parameters["tls_maximum_protocol_version"] = VERSIONS[settings.max_protocol_version]
+    pairs = [(settings.server_certificate, settings.private_key)] * bool(settings.server_certificate)
+    pairs += [(c.server_certificate, c.private_key) for c in settings.tls_certificates]
+    context: CommonTlsContext = {
+        "tls_params": parameters,
+        "alpn_protocols": (*HTTP2_ALPN, "http/1.1") if http else (),
+        "tls_certificates": [{"certificate_chain": {"filename": c or ""}, "private_key": {"filename": k or ""}} for c, k in pairs],
+    }
+    mutual = settings.mode == "MUTUAL"
+    if mutual:
+        context["validation_context"] = {
+            "trusted_ca": {"filename": settings.ca_certificates or ""},
+            "crl": {"filename": settings.ca_crl} if settings.ca_crl else None,
+            "match_typed_subject_alt_names": list(map(_exactly, settings.subject_alt_names)),
+            "verify_certificate_spki": settings.verify_certificate_spki,
+            "verify_certificate_hash": settings.verify_certificate_hash,
+        }
+    wrapped = pb.DownstreamTlsContext(common_tls_context=context, require_client_certificate={"value": mutual})
+    return {"name": TLS, "typed_config": pb.any(wrapped)}
 
 
 def auto_server_name(service: Service, settings: ClientTLSSettings | None) -> tuple[bool, bool]:

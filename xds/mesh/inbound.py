@@ -2,11 +2,13 @@
 
 from ipaddress import IPv6Address, ip_address
 
+import msgspec
+
 from xds import flow
 from xds import objects as api
 from xds.mesh.endpoints import Target
 from xds.mesh.inputs import age
-from xds.mesh.model import Client, Inbound, Mode, Service
+from xds.mesh.model import Client, Inbound, Mode, Scope, Service
 from xds.mesh.policies import Policies
 from xds.mesh.protocols import declared
 
@@ -21,17 +23,29 @@ class Inbounds(Policies):
     @flow.derived
     def inbound(self, client: Client) -> tuple[Inbound, ...]:
         """The inbound ports of `client`, by port number. A Sidecar's `ingress` replaces all that services say."""
-        ref = self.sidecar(client.namespace, client.labels)
-        sidecar: api.Sidecar | None = None if ref is None else self.item(ref)
+        scope = self.placed_scope(client.namespace, client.labels)
+        sidecar: api.Sidecar | None = None if scope.sidecar is None else self.item(scope.sidecar)
         targets = self._by_age(self.targets(client.namespace, client.addresses, client.labels))
+        pool = None if sidecar is None else sidecar.spec.inbound_connection_pool
         if sidecar is not None and sidecar.spec.ingress:
             found = [self._ingress(listener, client, targets) for listener in sidecar.spec.ingress]
         else:
             found = [self._of_service(service, target, client) for service, target in targets]
+        found = [i if i.pool is not None else msgspec.structs.replace(i, pool=pool or self._pool(scope, i)) for i in found]
         unique: dict[tuple[str, int], Inbound] = {}
         for inbound in found:
             unique.setdefault((inbound.bind, inbound.port), inbound)
         return tuple(sorted(unique.values(), key=lambda i: (i.port, i.bind)))
+
+    def _pool(self, scope: Scope, inbound: Inbound) -> api.ConnectionPoolSettings | None:
+        """What DestinationRules say of the service behind which the port is: they hold for its callers, and for itself.
+
+        Istio: Sidecar `ingress[].connectionPool`: that of the port wins, then the Sidecar's, then the rule's; they are not merged.
+        """
+        service = inbound.service
+        if service is None:
+            return None
+        return self.traffic_policy(scope, service.hostname, service.namespace, inbound.service_port).connection_pool
 
     def _by_age(self, targets: tuple[Target, ...]) -> list[tuple[Service, Target]]:
         """The targets with their services, the oldest service first: of two behind one port, it decides."""
@@ -67,6 +81,8 @@ class Inbounds(Policies):
             name=listener.port.name or "",
             bind=(listener.bind or _own_address(client)) if alone else "",
             forward_to=forward_to,
+            pool=listener.connection_pool,
+            tls=listener.tls,
         )
 
 

@@ -5,7 +5,7 @@ from datetime import datetime
 
 import msgspec
 
-from xds.objects import TrafficPolicy, VirtualService
+from xds.objects import ConnectionPoolSettings, ServerTLSSettings, TrafficPolicy, VirtualService
 from xds.objects.meta import Ref
 
 Labels = tuple[tuple[str, str], ...]  # sorted by key, so that equal labels are equal keys
@@ -243,3 +243,5 @@ class Inbound(msgspec.Struct, frozen=True):
     name: str = ""  # the port's name
     bind: str = ""
     forward_to: str = ""
+    pool: ConnectionPoolSettings | None = None  # limits of what goes to the application; None: the mesh's
+    tls: ServerTLSSettings | None = None  # what the proxy ends for callers from outside the mesh; None: nothing

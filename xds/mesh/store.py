@@ -11,7 +11,7 @@ from xds import flow
 from xds import objects as api
 from xds.mesh.inbound import Inbounds
 from xds.mesh.model import Client, DestinationPolicy, Endpoint, Labels, Routing, Scope, Service
-from xds.mesh.names import patterns
+from xds.mesh.names import patterns, qualified
 
 
 class Mesh(Inbounds):
@@ -28,11 +28,22 @@ class Mesh(Inbounds):
 
     @flow.derived
     def outbound_policy(self, scope: Scope) -> api.OutboundTrafficPolicy:
-        """What happens to calls to what the scope does not know: as its Sidecar says, else as the mesh does (ALLOW_ANY)."""
+        """What happens to calls to what the scope does not know: as its Sidecar says, else as the mesh does (ALLOW_ANY).
+
+        The egress proxy has its name in full, and a port where it has just one.
+        """
         sidecar: api.Sidecar | None = None if scope.sidecar is None else self.item(scope.sidecar)
         own = None if sidecar is None else sidecar.spec.outbound_traffic_policy
-        only_known = self.config().outbound_traffic_policy.mode == "REGISTRY_ONLY"
-        return own or api.OutboundTrafficPolicy(mode="REGISTRY_ONLY" if only_known else "ALLOW_ANY")
+        if sidecar is None or own is None:
+            only_known = self.config().outbound_traffic_policy.mode == "REGISTRY_ONLY"
+            return api.OutboundTrafficPolicy(mode="REGISTRY_ONLY" if only_known else "ALLOW_ANY")
+        if own.egress_proxy is None:
+            return own
+        proxy = msgspec.structs.replace(own.egress_proxy, host=qualified(own.egress_proxy.host, sidecar.ref.namespace))
+        service = self.seen(scope, proxy.host)
+        if service is not None and len(service.ports) == 1 and (proxy.port is None or not proxy.port.number):
+            proxy = msgspec.structs.replace(proxy, port=api.PortSelector(number=service.ports[0].number))
+        return msgspec.structs.replace(own, egress_proxy=proxy)
 
     def problems(self) -> list[dict[str, Any]]:
         """The objects that something is wrong with, for people: what, where, and whether an earlier version is in force."""

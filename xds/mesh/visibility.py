@@ -79,6 +79,11 @@ class Import(msgspec.Struct, frozen=True):
     captured: bool = True
     proxy: bool = False  # the port is a forward proxy's: services are taken whatever their ports
 
+    @property
+    def takes_rest(self) -> bool:
+        """Whether it is for whatever port that no other listener is for."""
+        return not self.port and not self.bind
+
     def takes(self, hostname: str, namespace: str) -> bool:
         """Whether a service of this name and namespace is imported, its ports aside."""
         return self.hosts.cover(hostname, namespace) and not self.excluded.cover(hostname, namespace)
@@ -277,7 +282,10 @@ class Visibility(Endpoints):
     def imports(self, scope: Scope) -> tuple[Import, ...] | None:
         """The egress listeners of the scope's Sidecar; None where it has none, and sees all that is exported to it."""
         sidecar: api.Sidecar | None = self.item(scope.sidecar) if scope.sidecar is not None else None
-        return None if sidecar is None else tuple(_imports(sidecar, scope.namespace))
+        if sidecar is None:
+            return None
+        # Istio: "the hosts exposed on a listener port will be based on the listener with the most specific port".
+        return tuple(sorted(_imports(sidecar, scope.namespace), key=lambda i: i.takes_rest))
 
     @flow.derived
     def imported(self, scope: Scope, listener: Import) -> tuple[ServiceKey, ...]:

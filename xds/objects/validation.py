@@ -9,7 +9,7 @@ from typing import Any
 from xds.errors import Problem
 from xds.objects.destination_rule import DestinationRule, TrafficPolicy
 from xds.objects.service_entry import ServiceEntry
-from xds.objects.sidecar import Sidecar
+from xds.objects.sidecar import ServerTLSSettings, Sidecar
 from xds.objects.virtual_service import Destination, HTTPRoute, TCPRoute, TLSRoute, VirtualService
 
 _HOST = re.compile(
@@ -207,6 +207,21 @@ def _sidecar(item: Sidecar) -> Iterator[Problem]:
     for i, ingress in enumerate(item.spec.ingress):
         if ingress.port is None or not ingress.port.number:
             yield Problem(f"$.spec.ingress[{i}].port", "an ingress listener needs a port")
+        if ingress.tls is not None:
+            yield from _ingress_tls(f"$.spec.ingress[{i}].tls", ingress.tls)
+
+
+def _ingress_tls(at: str, tls: ServerTLSSettings) -> Iterator[Problem]:
+    if tls.mode not in ("SIMPLE", "MUTUAL"):
+        yield Problem(f"{at}.mode", f"a sidecar ends TLS of mode SIMPLE or MUTUAL, not {tls.mode}")
+        return
+    pairs = [(c.server_certificate, c.private_key) for c in tls.tls_certificates]
+    if not pairs or tls.server_certificate or tls.private_key:
+        pairs.append((tls.server_certificate, tls.private_key))
+    if not all(certificate and key for certificate, key in pairs):
+        yield Problem(at, "a sidecar reads its certificate from files: write serverCertificate and privateKey")
+    if tls.mode == "MUTUAL" and not tls.ca_certificates:
+        yield Problem(f"{at}.caCertificates", "mode MUTUAL needs the certificates of the callers' authorities")
 
 
 def _host(at: str, host: str | None, *, address: bool) -> Iterator[Problem]:

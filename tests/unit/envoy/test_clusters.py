@@ -522,9 +522,9 @@ class TestWhereEndpointsComeFrom:
 
 def inbound(client: Client = SIDECAR, protocol: Protocol = HTTP, settings: Any = None, **fields: Any) -> Any:
     config = fields.pop("config", {})
-    of = Inbound(port=8080, protocol=protocol, service=fields.pop("service", reviews()), service_port=9080, **fields)
     limits = None if settings is None else decoded(settings, ConnectionPoolSettings)
-    return inbound_cluster(of, client, decoded(config, MeshConfig), limits)
+    of = Inbound(port=8080, protocol=protocol, service=fields.pop("service", reviews()), service_port=9080, pool=limits, **fields)
+    return inbound_cluster(of, client, decoded(config, MeshConfig))
 
 
 def address(cluster: Any) -> Any:
