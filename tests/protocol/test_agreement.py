@@ -21,7 +21,7 @@ contents = st.sampled_from(["good", "good", "good", "bad", "odd"])
 
 
 class Agreement(RuleBasedStateMachine):
-    """Three clients, the last of them picky, of a class whose resources come from two groups each."""
+    """Three clients, the second one plain, the last one picky, of a class whose resources come from two groups each."""
 
     client: type[Client]
 
@@ -33,7 +33,10 @@ class Agreement(RuleBasedStateMachine):
         self.groups = {url: (Group(url, "own"), Group(url, "shared")) for url in TYPES}
         self.other = {url: (Group(url, "other"), self.groups[url][1]) for url in TYPES}
         self.assignments = (Assignment("one", self.groups), Assignment("two", self.other))
-        self.clients: list[Any] = [self.client(self.responses, self.assignments[0], picky=index == 2) for index in range(3)]
+        one = self.assignments[0]
+        self.clients: list[Any] = [
+            self.client(self.responses, one), self.client(self.responses, one, plain=True), self.client(self.responses, one, picky=True),
+        ]  # fmt: skip
         for client in self.clients:
             client.watch(t.CLUSTER)
             client.watch(t.ENDPOINTS, "ab")
@@ -145,7 +148,6 @@ class SotwAgreement(Agreement):
         self.clients[index].ask_again(type_url)
 
 
-@pytest.mark.xfail(reason="client and server do not always come to rest after a rejection; which is wrong is not known yet")
 @pytest.mark.parametrize("machine", [DeltaAgreement, SotwAgreement])
 def test_any_interleaving_ends_in_agreement(machine: type[Agreement]) -> None:
     from hypothesis.stateful import run_state_machine_as_test
@@ -153,5 +155,5 @@ def test_any_interleaving_ends_in_agreement(machine: type[Agreement]) -> None:
     checks = list(HealthCheck)
     run_state_machine_as_test(
         machine,
-        settings=settings(suppress_health_check=checks, max_examples=25, phases=[Phase.generate], stateful_step_count=40, deadline=None),
+        settings=settings(suppress_health_check=checks, max_examples=300, phases=[Phase.generate], stateful_step_count=40, deadline=None),
     )

@@ -1,7 +1,8 @@
 """Models of xDS clients, as Envoy behaves: they hold resources, acknowledge and reject, forget what they unsubscribe, and come back.
 
 They see only bytes, as a client does. A body that starts with `bad` is rejected by all clients, one that starts with `odd` by
-those that are picky. Clusters and listeners are rejected one by one, and named; everything else is rejected as a whole response.
+those that are picky. Clusters and listeners are rejected one by one, and named, while removals in the same response count;
+everything else is rejected as a whole response. A client that is `plain` rejects clusters and listeners as a whole too.
 """
 
 from collections.abc import Iterable
@@ -25,10 +26,11 @@ class Client:
 
     variant: type[Session]
 
-    def __init__(self, responses: Responses, assignment: Assignment, picky: bool = False) -> None:
+    def __init__(self, responses: Responses, assignment: Assignment, picky: bool = False, plain: bool = False) -> None:
         self.responses = responses
         self.assignment = assignment
         self.picky = picky
+        self.one_by_one = set() if plain else ONE_BY_ONE
         self.held: dict[str, dict[str, bytes]] = {}  # type -> name -> body
         self.wanted: dict[str, set[str]] = {}  # type -> names; {"*"}: all, asked for as Envoy does, by no name
         self.received: list[tuple[str, str, str]] = []  # type, name, version, of this stream
@@ -115,7 +117,7 @@ class Client:
         disliked = [name for name, body in resources.items() if not self.likes(body)]
         if not disliked:
             return resources, ""
-        if type_url in ONE_BY_ONE:
+        if type_url in self.one_by_one:
             good = {name: body for name, body in resources.items() if name not in disliked}
             return good, "Error adding/updating cluster(s) " + ", ".join(f"{name}: it is bad" for name in disliked)
         return {}, "something is wrong with it"
@@ -159,7 +161,7 @@ class DeltaClient(Client):
         for name, body in good.items():
             if name in wanted or "*" in wanted:
                 held[name] = body
-        if good or not complaint:
+        if type_url in self.one_by_one or not complaint:
             for name in response.removed_resources:
                 held.pop(name, None)
         answer = pb.DeltaDiscoveryRequest(type_url=type_url, response_nonce=response.nonce)
@@ -172,9 +174,9 @@ class DeltaClient(Client):
 class SotwClient(Client):
     variant = SotwSession
 
-    def __init__(self, responses: Responses, assignment: Assignment, picky: bool = False) -> None:
+    def __init__(self, responses: Responses, assignment: Assignment, picky: bool = False, plain: bool = False) -> None:
         self.accepted: dict[str, str] = {}  # type -> version
-        super().__init__(responses, assignment, picky)
+        super().__init__(responses, assignment, picky, plain)
 
     def connect(self) -> None:
         self.last_nonce: dict[str, str] = {}
@@ -224,7 +226,7 @@ class SotwClient(Client):
         for name, body in good.items():
             if name in wanted or "*" in wanted:
                 held[name] = body
-        if t.rules_of(type_url).full_state and (good or not complaint):
+        if t.rules_of(type_url).full_state and (type_url in self.one_by_one or not complaint):
             for name in held.keys() - came.keys():
                 del held[name]
         self.last_nonce[type_url] = response.nonce

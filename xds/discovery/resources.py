@@ -5,8 +5,9 @@ inbound clusters of workloads like it. Thousands of proxies share a group, so it
 go from one of its generations to another, and a stream only holds which generation it was sent.
 
 A group tells two things apart: what was built last (`resources`) and what proxies are *offered*. They differ only where a proxy
-rejected a new version before any other acknowledged it: then the last good version is offered, until the resource changes or a
-proxy does acknowledge it.
+rejected a new version of a resource before any other acknowledged it: then the last good version is offered, until the resource
+changes, a proxy does acknowledge it, or nobody is left who could. Where there is no good version, there is nothing to offer instead: a
+rejection never takes a resource away from others.
 """
 
 import hashlib
@@ -118,7 +119,7 @@ class Group:
         self.generation = 0
         self.resources: dict[str, Resource] = {r.name: r for r in resources}
         self.listeners: set[Callable[[Group], None]] = set()
-        self.withheld: dict[str, Resource | None] = {}  # rejected, and accepted by nobody: name -> what is offered instead
+        self.withheld: dict[str, Resource] = {}  # rejected, and accepted by nobody: name -> what is offered instead
         self.fingerprint = sum(map(_mark, self.resources.values())) & _MASK  # equal where equal things are offered
         self._unproven: dict[str, Resource | None] = dict.fromkeys(self.resources)  # accepted by nobody yet: name -> last good
         self._history: dict[str, list[tuple[int, Resource | None]]] = {}  # name -> (generation, what it replaced), oldest first
@@ -149,13 +150,17 @@ class Group:
                     del self._unproven[name]  # back at the last good version
         self._offer(replaced)
 
+    def leave(self, listener: "Callable[[Group], None]") -> None:
+        """Call `listener` no more. The last one to go takes along what was withheld: nobody else could acknowledge it."""
+        self.listeners.discard(listener)
+        if self.withheld and not self.listeners:
+            self.release(tuple(self.withheld))
+
     # What is offered
 
     def get(self, name: str) -> Resource | None:
         """The resource that proxies are offered under `name`."""
-        if name in self.withheld:
-            return self.withheld[name]
-        return self.resources.get(name)
+        return self.withheld.get(name) or self.resources.get(name)
 
     def offered(self) -> Iterator[Resource]:
         """All resources that proxies are offered."""
@@ -163,9 +168,7 @@ class Group:
             yield from self.resources.values()
             return
         for name, resource in self.resources.items():
-            instead = self.withheld.get(name, resource)
-            if instead is not None:
-                yield instead
+            yield self.withheld.get(name, resource)
 
     def at(self, name: str, generation: int) -> Resource | None:
         """What was offered under `name` at `generation`, which a live reader must be at or before."""
@@ -204,11 +207,12 @@ class Group:
             self._offer(before)
 
     def reject(self, resource: Resource) -> bool:
-        """A proxy rejected `resource`. True where that withholds it: it is the newest of its name, and nobody accepted it."""
+        """A proxy rejected `resource`. True where that withholds it: it is the newest, nobody accepted it, and there is a good one."""
         name = resource.name
-        if name in self.withheld or name not in self._unproven or self.resources[name] != resource:
+        good = self._unproven.get(name)
+        if good is None or name in self.withheld or self.resources[name] != resource:
             return False
-        self.withheld[name] = self._unproven[name]
+        self.withheld[name] = good
         self._offer({name: resource})
         return True
 

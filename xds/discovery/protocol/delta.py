@@ -62,7 +62,8 @@ class DeltaSession(Session):
             watch.forced &= after.names
         asked = subscribe - {WILDCARD} - unsubscribe  # W6, even where it has them
         if after.wildcard and unsubscribe:
-            asked |= unsubscribe & before.names  # W7
+            asked |= unsubscribe - {WILDCARD}  # W7
+        watch.add(name for name in asked if not before.covers(name))
         watch.force(asked)
         watch.dirty = True
 

@@ -4,10 +4,10 @@ A `Session` is the server's side of one stream without the stream. `receive` tak
 it is on its way. There is no clock and no I/O: times are passed in, in seconds of any clock that only goes forward.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, Final, NamedTuple
 
-from xds.discovery.protocol.knowledge import ABSENT, UNSURE, Known, Rejected, difference, newest
+from xds.discovery.protocol.knowledge import ABSENT, UNSURE, Known, Rejected, difference, newest, offered
 from xds.discovery.protocol.rejection import named
 from xds.discovery.protocol.response import Response, Responses
 from xds.discovery.protocol.subscription import NONE, Names, Subscription
@@ -29,12 +29,20 @@ class Nack(NamedTuple):
     resources: tuple[str, ...]  # names of those it means, as far as they are known
 
 
+class Refuted(NamedTuple):
+    """A version that a client rejected when another response was already on its way, which believes that it holds that."""
+
+    version: str
+    held: str  # what it holds in truth
+    instead: Resource | None
+
+
 class Watch:
     """One type on one stream."""
 
     __slots__ = (
-        "acked_version", "bodies", "dirty", "error", "forced", "known", "named", "owed", "rejected", "rules", "sent_at",
-        "sent_version", "sequence", "subscription", "trials", "unacked", "wake",
+        "acked_version", "bodies", "dirty", "doubt", "error", "forced", "known", "named", "owed", "refuted", "rejected", "returning",
+        "rules", "sent_at", "sent_version", "sequence", "subscription", "trials", "unacked", "wake",
     )  # fmt: skip
 
     def __init__(self, rules: TypeRules, subscription: Subscription, known: Known, wake: Callable[[], None]) -> None:
@@ -48,8 +56,11 @@ class Watch:
         self.dirty = True  # something may be due
         self.rejected: dict[str, Rejected] = {}
         self.named = False  # some request held names
+        self.returning = False  # it holds what an earlier stream gave it, and has not yet taken anything from this one
         self.trials: list[Trial] = []  # parts of a rejected response, to be tried one by one
         self.unacked: list[Response] = []
+        self.refuted: dict[str, Refuted] = {}
+        self.doubt = 0  # responses up to this sequence were sent before the last rejection came: full ones hold the same once more
         self.sequence = 0  # of the last response sent
         self.sent_at = 0.0
         self.sent_version = ""
@@ -62,7 +73,7 @@ class Watch:
 
     def detach(self) -> None:
         for group in self.known.groups:
-            group.listeners.discard(self.changed)
+            group.leave(self.changed)
 
     def changed(self, _: Group) -> None:
         """A group has changed."""
@@ -76,6 +87,10 @@ class Watch:
         if names:
             self.forced = self.forced | names if self.forced else names
             self.dirty = True
+
+    def add(self, names: Iterable[str]) -> None:
+        """The client subscribes to `names`, which it did not before, and so it holds nothing of them."""
+        self.known = self.known.but({name: ABSENT for name in names if self.known.held(name) != ABSENT})
 
     def advance(self, known: Known) -> None:
         """The client is going to hold `known`."""
@@ -102,6 +117,8 @@ class Watch:
         for index, response in enumerate(self.unacked):
             if response.nonce == nonce:
                 del self.unacked[: index + 1]
+                if self.refuted and response.sequence > self.doubt:
+                    self.refuted = {}
                 return response
         return None
 
@@ -222,6 +239,7 @@ class Session:
     def _accept(self, watch: Watch, response: Response) -> None:
         """The client took `response`."""
         response.accept()
+        watch.returning = False
         watch.acked_version = response.after.version
         if response.only is not None:
             _conclude(watch, response.only)
@@ -239,24 +257,34 @@ class Session:
         watch.error = message
         watch.dirty = True
         later = {name for other in watch.unacked for name in _names(other)}
-        suspects = [resource for resource in response.resources if resource.name not in later]
-        offenders = named(message, [resource.name for resource in suspects])
-        if not offenders and len(suspects) == 1:
-            offenders = {suspects[0].name}
+        suspects = {resource.name: resource for resource in response.resources if resource.name not in later}
         trial = None if response.only is None else _conclude(watch, response.only)
+        blamed = _blamed(watch, response, suspects.keys(), message)
+        offenders = blamed & suspects.keys()
+        if blamed and not offenders:  # only what it complained of before: it goes by resource, and took the rest
+            return Nack(watch.rules.short, response.nonce, message, tuple(sorted(blamed)))
+        if watch.unacked:
+            watch.doubt = watch.unacked[-1].sequence
         deviations: dict[str, str] = {}
         untried: Trial = {}
-        for resource in suspects:
-            name, held = resource.name, response.before.held(resource.name)
+        for resource in response.resources:
+            name = resource.name
+            held = response.before.held(name)
             instead = watch.body(response.before, name, held) if trial is None else trial.get(name)
+            refuted = watch.refuted.get(name)
+            if refuted is not None and refuted.version == held:
+                held, instead = refuted.held, refuted.instead
+            if watch.unacked and (not offenders or name in offenders):
+                watch.refuted[name] = Refuted(resource.version, held, instead)
+            if name not in suspects:
+                continue
             if name in offenders:
                 watch.rejected[name] = Rejected(resource.version, instead)
                 deviations[name] = held
                 for group in watch.known.groups:
                     group.reject(resource)
                 continue
-            if held != resource.version:
-                deviations[name] = UNSURE
+            deviations[name] = UNSURE
             if not offenders and (trial is not None or _try(watch.known.groups, resource)):
                 untried[name] = instead
         for name in response.removed:
@@ -269,6 +297,7 @@ class Session:
             watch.trials[:0] = [rest] if rest else []
         watch.trials[:0] = _halves(untried)
         watch.known = watch.known.but(deviations)
+        watch.owed = watch.owed or (watch.returning and watch.rules.full_state)  # else it keeps what has gone meanwhile
         return Nack(watch.rules.short, response.nonce, message, tuple(sorted(offenders)))
 
     def _response(self, watch: Watch, *, keep_removed: bool = False) -> Response | None:
@@ -326,6 +355,19 @@ def _names(response: Response) -> Iterable[str]:
     yield from response.removed
 
 
+def _blamed(watch: Watch, response: Response, suspects: Collection[str], message: str) -> set[str]:
+    """The names that the rejection of `response` is about, as far as that is certain."""
+    names = set(suspects)
+    if watch.rules.full_state:  # it holds more than what was new in it
+        names.update(name for group in watch.known.groups for name in group.resources)
+    blamed = named(message, names)
+    # A full response may hold once more what an earlier one did, which was rejected meanwhile: then it says nothing.
+    doubted = watch.rules.full_state and response.sequence <= watch.doubt
+    if not blamed and len(response.resources) == len(suspects) == 1 and not doubted:
+        blamed.update(suspects)
+    return blamed
+
+
 def _try(groups: Iterable[Group], resource: Resource) -> bool:
     """Whether this stream is to try `resource` by itself: not if it changed meanwhile, or another stream tries it."""
     for group in groups:
@@ -352,10 +394,11 @@ def _halves(names: Trial) -> list[Trial]:
 
 
 def _still(groups: tuple[Group, ...], rejected: dict[str, Rejected]) -> dict[str, Rejected]:
-    """Those of `rejected` that have not changed since."""
+    """Those of `rejected` that could be sent again as they are: the newest of their name, or what is offered in its place."""
     still = {}
     for name, refused in rejected.items():
-        resource = newest(groups, name)
-        if refused.version == (ABSENT if resource is None else resource.version):
-            still[name] = refused
+        for resource in (newest(groups, name), offered(groups, name)):
+            if refused.version == (ABSENT if resource is None else resource.version):
+                still[name] = refused
+                break
     return still

@@ -27,6 +27,7 @@ class SotwSession(Session):
             watch = self._watch(type_url, subscription, Known.nothing(self._groups(type_url)))
             watch.named = bool(names)
             watch.owed = True  # V6
+            watch.returning = bool(request.version_info)
             return None
         nonce: str = request.response_nonce
         latest = bool(nonce) and watch.sequence != 0 and nonce == self.responses.nonce(watch.sequence)
@@ -60,6 +61,7 @@ class SotwSession(Session):
         if added or (after.wildcard and not before.wildcard):
             watch.owed = True
         watch.forced &= after.names
+        watch.add(name for name in added if not before.covers(name))
         watch.force(added)
         watch.dirty = True
         return True
