@@ -155,5 +155,5 @@ def test_any_interleaving_ends_in_agreement(machine: type[Agreement]) -> None:
     checks = list(HealthCheck)
     run_state_machine_as_test(
         machine,
-        settings=settings(suppress_health_check=checks, max_examples=300, phases=[Phase.generate], stateful_step_count=40, deadline=None),
+        settings=settings(suppress_health_check=checks, max_examples=150, phases=[Phase.generate], stateful_step_count=40, deadline=None),
     )
