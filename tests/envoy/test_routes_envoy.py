@@ -716,7 +716,6 @@ class TestHeaders:
         assert reply.headers.get_all("x-out") == ["destination"]
         assert "x-gone" not in reply.headers
 
-    @pytest.mark.xfail(reason="of several destinations, Envoy lets the route's headers win over the destination's")
     def test_a_destination_s_own_are_not_its_neighbours(self, mesh: Rig) -> None:
         replies = {}
         for _ in range(200):
@@ -736,7 +735,6 @@ class TestHeaders:
 class TestHashing:
     BY_RULE = rule(f"- route: [{{destination: {{host: sticky.{K8S}}}}}]")
 
-    @pytest.mark.xfail(reason="requests of one key are spread in this rig, though cluster and route carry the hash policy")
     @pytest.mark.parametrize("host", [f"sticky.{K8S}", BY_RULE])
     def test_requests_of_one_key_go_to_one_endpoint(self, mesh: Rig, host: str) -> None:
         for user in "abcdef":

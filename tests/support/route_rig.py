@@ -266,10 +266,12 @@ class Rig:
             routes.join(header, [host.SerializeToString() for host in self.rules.virtual_hosts])
         )
         chain = Chain(inbound=False, config=self.rules.view.config, client=CLIENT, protocol=Protocol.HTTP, port=PORT)
+        hashed = {name for host in self.rules.virtual_hosts for route in host.routes for name in _hashed(route)}
         clusters = [
             pb.Cluster(
                 name=name,
                 type="STATIC",
+                lb_policy="RING_HASH" if name in hashed else "ROUND_ROBIN",
                 connect_timeout={"seconds": 2},
                 load_assignment={
                     "cluster_name": name,
@@ -291,6 +293,12 @@ class Rig:
                 ],
             },
         )
+
+
+def _hashed(route: pb.Route) -> Iterator[str]:
+    """The cluster that a route sends requests to by their hash, if it does."""
+    if route.route.hash_policy:
+        yield route.route.cluster
 
 
 def _endpoint(port: int) -> Any:

@@ -66,10 +66,10 @@ def _route(
     elif rule.direct_response is not None:
         route["direct_response"] = direct_response(rule.direct_response)
     else:
-        forwarding = forward(view, rule, port, changes.authority)
+        forwarding = forward(view, rule, port)
         route["route"] = forwarding.action
         cluster = forwarding.action.get("cluster") or ""
-        changes = changes.then(forwarding.headers)
+        changes = forwarding.headers
         services = forwarding.services
     if match is not None and match.stat_prefix:
         route["stat_prefix"] = match.stat_prefix

@@ -52,7 +52,7 @@ REDIRECT_CODES = {
 
 
 class Forwarding(msgspec.Struct, frozen=True):
-    """How requests are forwarded: Envoy's action, changes to headers beyond the route's own, and the services it may reach."""
+    """How requests are forwarded: Envoy's action, the route's changes to headers, and the services it may reach."""
 
     action: "RouteAction"
     headers: HeaderChanges
@@ -92,8 +92,13 @@ def default_action(view: View, service: Service, port: int) -> "RouteAction":
     return action
 
 
-def forward(view: View, rule: HTTPRoute, port: int, authority: str) -> Forwarding:
-    """Forwards to the rule's destinations. `authority` replaces the Host header where the rule's rewrite does not."""
+def forward(view: View, rule: HTTPRoute, port: int) -> Forwarding:
+    """Forwards to the rule's destinations.
+
+    What a destination sets in headers wins over what the rule sets. Envoy has it the other way round where a route has several
+    destinations (it applies a weighted cluster's changes, then the route's), so there, as soon as one destination has changes of its
+    own, all of them carry the rule's too: a header does not change its value because a second destination is added.
+    """
     targets = [_target(view, route, port) for route in _weighted(rule.route)]
     # Envoy hashes by all of them together: it has no policies for one of several destinations. Equal ones count once, or each
     # would make a cookie.
@@ -107,7 +112,8 @@ def forward(view: View, rule: HTTPRoute, port: int, authority: str) -> Forwardin
         "max_grpc_timeout": timeout,
         "hash_policy": hashes,
     }
-    headers = NO_CHANGES
+    headers = header_changes(rule.headers)
+    authority = headers.authority
     if rule.rewrite is not None:
         authority = rule.rewrite.authority or authority
         regex = rule.rewrite.uri_regex_rewrite
@@ -120,10 +126,12 @@ def forward(view: View, rule: HTTPRoute, port: int, authority: str) -> Forwardin
         action["cluster"] = names.BLACK_HOLE
     elif len(targets) == 1:
         action["cluster"] = targets[0].cluster
-        headers = targets[0].headers
+        headers = headers.then(targets[0].headers)
         authority = authority or headers.authority
     else:
-        action["weighted_clusters"] = {"clusters": [target.weighted(not authority) for target in targets]}
+        own = any(target.headers != NO_CHANGES for target in targets)
+        common, headers = (headers, NO_CHANGES) if own else (NO_CHANGES, headers)
+        action["weighted_clusters"] = {"clusters": [target.weighted(common, not authority) for target in targets]}
     if authority:
         action["host_rewrite_literal"] = authority
     retries = view.config.default_http_retry_policy if rule.retries is None else rule.retries
@@ -141,9 +149,10 @@ class _Target(msgspec.Struct, frozen=True):
     headers: HeaderChanges
     hashes: "list[HashPolicy]"
 
-    def weighted(self, may_set_host: bool) -> "ClusterWeight":
+    def weighted(self, common: HeaderChanges, may_set_host: bool) -> "ClusterWeight":
+        """Its share of a route with several, with `common` changes to headers before its own."""
         fields: ClusterWeight = {"name": self.cluster, "weight": {"value": self.weight}}
-        fields.update(self.headers.fields())  # type: ignore[typeddict-item] # the keys are some of a cluster's
+        fields.update(common.then(self.headers).fields())  # type: ignore[typeddict-item] # the keys are some of a cluster's
         if may_set_host and self.headers.authority:
             fields["host_rewrite_literal"] = self.headers.authority
         return fields

@@ -56,8 +56,6 @@ def route_configuration_header(name: str, *, proxied: bool = False) -> "RouteCon
         validate_clusters={"value": False},
         max_direct_response_body_size_bytes={"value": MAX_DIRECT_RESPONSE_BODY},
         ignore_port_in_host_matching=not proxied,
-        # What a destination sets in headers wins over what its route sets, be the destination one of several or not.
-        most_specific_header_mutations_wins=True,
     )
 
 
