@@ -22,6 +22,13 @@ def load(name: str, path: Path) -> ModuleType:
     return module
 
 
+def replace(path: Path, content: bytes) -> None:
+    """Make `content` the file's, in one step: an editable install may be in use while it is built again."""
+    fresh = path.with_name(f".{path.name}.new")
+    fresh.write_bytes(content)
+    fresh.replace(path)
+
+
 def main(root: Path = PROTOS.parent) -> None:
     """Writes `xds/pb/envoy.binpb` and `xds/pb/__init__.pyi` under `root`."""
     package = root / "xds/pb"
@@ -29,10 +36,10 @@ def main(root: Path = PROTOS.parent) -> None:
     files = collect.serialized_files()
     wanted = collect.roots((PROTOS / "roots.txt").read_text(), files)
     descriptors = collect.closure(wanted, files)
-    (package / "envoy.binpb").write_bytes(descriptors.SerializeToString(deterministic=True))
+    replace(package / "envoy.binpb", descriptors.SerializeToString(deterministic=True))
     pb = load("_xds_pb", package / "__init__.py")
     stubs = load("_xds_protos_stubs", PROTOS / "stubs.py")
-    (package / "__init__.pyi").write_text(stubs.stub(pb.NAMES, pb.POOL))
+    replace(package / "__init__.pyi", stubs.stub(pb.NAMES, pb.POOL).encode())
     print(f"xds.pb: {len(descriptors.file)} proto files, {len(pb.NAMES)} messages named")
 
 

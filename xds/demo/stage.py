@@ -8,7 +8,7 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from importlib.resources import files
+from importlib.resources import as_file, files
 from pathlib import Path
 
 import aiohttp
@@ -30,14 +30,6 @@ WORKLOADS = (
     ("ratings", "v1", "127.0.1.5", "127.0.2.5"),
 )
 START_SECONDS = 30.0
-
-
-def example(name: str) -> Path:
-    """The folder of an example, in the checkout that this package was installed from. ConfigError where there is none."""
-    folder = Path(str(files("xds"))).parent / "examples" / name
-    if not folder.is_dir():
-        raise ConfigError("demo", f"{folder} is not there: the demo needs a checkout, installed with pip install -e")
-    return folder
 
 
 class Stage:
@@ -62,7 +54,8 @@ async def stage() -> AsyncIterator[Stage]:
     async with AsyncExitStack() as stack:
         work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="xds-demo-")))
         folder = work / "bookinfo"
-        shutil.copytree(example("bookinfo"), folder)
+        with as_file(files("xds.demo") / "bookinfo") as example:
+            shutil.copytree(example, folder)
         grpc_port, http_port = _free_ports(2)
         here = Stage(folder, grpc_port, http_port)
         here.logs.mkdir()
