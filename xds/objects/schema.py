@@ -36,7 +36,7 @@ def fit(type_: Any, value: Any) -> tuple[Any, list[Problem]]:
 
 def stray_fields(type_: type[KubernetesObject], value: dict[str, Any]) -> list[Problem]:
     """Warnings of unknown fields at the top of an Istio object, which `fit` and msgspec pass over."""
-    if "spec" not in _fields(type_) or not issubclass(_options(_fields(type_)["spec"].type)[0], Message):
+    if "spec" not in _fields(type_) or not issubclass(options(_fields(type_)["spec"].type)[0], Message):
         return []
     return [_unknown(key, _TOP_LEVEL, "$") for key in value if key not in _TOP_LEVEL]
 
@@ -55,10 +55,10 @@ def _fields(struct: type[msgspec.Struct]) -> dict[str, msgspec.structs.FieldInfo
     return {field.encode_name: field for field in msgspec.structs.fields(struct)}
 
 
-def _options(type_: Any) -> tuple[Any, ...]:
+def options(type_: Any) -> tuple[Any, ...]:
     """What `type_` allows but for None, without the limits that it is annotated with."""
     if get_origin(type_) in (Union, types.UnionType):
-        return tuple(bare for option in get_args(type_) if option is not types.NoneType for bare in _options(option))
+        return tuple(bare for option in get_args(type_) if option is not types.NoneType for bare in options(option))
     return (get_args(type_)[0],) if get_origin(type_) is Annotated else (type_,)
 
 
@@ -70,8 +70,8 @@ def _limits(type_: Any) -> msgspec.Meta | None:
 
 
 def _fit(type_: Any, value: Any, path: str, problems: list[Problem]) -> Any:
-    options = _options(type_)
-    bare = options[0]
+    allowed = options(type_)
+    bare = allowed[0]
     origin = get_origin(bare)
     if bare is Any:
         return value
@@ -87,12 +87,12 @@ def _fit(type_: Any, value: Any, path: str, problems: list[Problem]) -> Any:
         if value in get_args(bare):
             return value
         return _misfit(path, f"must be one of {', '.join(map(str, get_args(bare)))}; it is {_show(value)}", problems)
-    if type(value) in options:  # noqa: SIM108 - it would not fit a line
+    if type(value) in allowed:  # noqa: SIM108 - it would not fit a line
         fitted = value
     else:
-        fitted = next((f for option in options if (f := _SCALARS[option](value)) is not _MISFIT), _MISFIT)
+        fitted = next((f for option in allowed if (f := _SCALARS[option](value)) is not _MISFIT), _MISFIT)
     if fitted is _MISFIT:
-        expected = " or ".join(_EXPECTED[option] for option in options)
+        expected = " or ".join(_EXPECTED[option] for option in allowed)
         hint = "; quote it" if bare is str and isinstance(value, bool | int | float) else ""
         return _misfit(path, f"must be {expected}; it is {_show(value)}{hint}", problems)
     limits = _limits(type_)
