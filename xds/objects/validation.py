@@ -148,8 +148,8 @@ def _service_entry(item: ServiceEntry) -> Iterator[Problem]:  # noqa: C901 - one
     for i, host in enumerate(spec.hosts):
         if host == "*":
             yield Problem(f"$.spec.hosts[{i}]", "a bare * would take all hosts; write a domain, as in *.example.com")
-        else:
-            yield from _host(f"$.spec.hosts[{i}]", host, address=False)
+            continue
+        yield from _host(f"$.spec.hosts[{i}]", host, address=False)
         if host.startswith("*") and spec.resolution in ("DNS", "DNS_ROUND_ROBIN") and not spec.endpoints:
             yield Problem(
                 f"$.spec.hosts[{i}]",

@@ -1,0 +1,68 @@
+"""What is refused, field by field."""
+
+import msgspec
+import pytest
+from support.verdicts import GOOD, REFUSED_BY_BOTH, REFUSED_BY_US, Spec, http
+
+from xds.objects import KINDS
+from xds.objects.decoding import Decoded, from_json
+from xds.objects.formats import format_problem
+
+
+def verdict(kind: str, spec: Spec) -> Decoded:
+    metadata = {"name": "it", "namespace": "default"}
+    document = {"apiVersion": KINDS[kind].api_versions[0], "kind": kind, "metadata": metadata, "spec": spec}
+    return from_json(msgspec.json.encode(document), KINDS[kind])
+
+
+@pytest.mark.parametrize(("kind", "spec", "field"), REFUSED_BY_BOTH + REFUSED_BY_US, ids=lambda v: v if isinstance(v, str) else "")
+def test_a_bad_value_quarantines_its_object_and_is_named(kind: str, spec: Spec, field: str) -> None:
+    decoded = verdict(kind, spec)
+    assert decoded.object is None
+    assert [p.field for p in decoded.problems] == [field]
+
+
+@pytest.mark.parametrize(("kind", "spec"), GOOD, ids=lambda v: v if isinstance(v, str) else "")
+def test_a_good_one_is_taken_without_a_word(kind: str, spec: Spec) -> None:
+    decoded = verdict(kind, spec)
+    assert decoded.problems == ()
+    assert decoded.object is not None
+
+
+def test_zero_is_a_duration_that_switches_off() -> None:
+    assert verdict("VirtualService", http(timeout="0s")).problems == ()
+
+
+def test_a_regular_expression_as_large_as_a_proxy_takes() -> None:
+    def regex(count: int) -> Spec:
+        return http(match=[{"uri": {"regex": "|".join(f"/{i}a{{1000}}" for i in range(count))}}])
+
+    assert verdict("VirtualService", regex(30)).problems == ()
+    (problem,) = verdict("VirtualService", regex(40)).problems
+    assert problem.reason.startswith("too large a regular expression")
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("plain", None),
+        ("", None),
+        ("100%%", None),
+        ("%PROTOCOL%", None),
+        ("a %REQ(x-a?:authority):5% b", None),
+        ("%START_TIME(%Y-%m-%d)%", None),
+        ("%PATH:5%", None),
+        ("%FILTER_STATE(a:PLAIN)%", None),
+        ("100%", "a percent sign that begins no command"),
+        ("%a%", "a percent sign that begins no command"),
+        ("%%%", "a percent sign that begins no command"),
+        ("%NOTHING%", "is not a command"),
+        ("%REQ%", "needs parameters"),
+        ("%REQ(a b)%", "has not the parameters"),
+        ("%PROTOCOL(a)%", "takes no parameters"),
+        ("%PROTOCOL:5%", "cannot be cut"),
+    ],
+)
+def test_format_strings(text: str, problem: str | None) -> None:
+    found = format_problem(text)
+    assert found is None if problem is None else problem in str(found)
