@@ -136,10 +136,7 @@ class World:
         self._closing = contextlib.ExitStack()
 
     def __enter__(self) -> "World":
-        directory = self.directory
-        while directory != directory.parent and directory != Path(tempfile.gettempdir()):
-            directory.chmod(0o755)  # the proxies' user reads certificates there
-            directory = directory.parent
+        self.directory.chmod(0o755)  # the proxies' user reads certificates there
         run("ip", "netns", "add", self.namespace.name)
         self._closing.callback(subprocess.run, ["ip", "netns", "del", self.namespace.name], check=False, capture_output=True)
         self.namespace.ip("link set lo up")

@@ -1,16 +1,19 @@
 """`mesh`: a test's own part of one running mesh."""
 
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from support.traffic import Mesh, World, available
 
 
 @pytest.fixture(scope="session")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def world() -> Iterator[World]:
     if not available():
         pytest.skip("needs root, and the commands ip, nft and setpriv")
-    with World(tmp_path_factory.mktemp("traffic")) as world:
+    # Not pytest's own directory, which is closed to the proxies' user whenever another session of pytest begins.
+    with tempfile.TemporaryDirectory(prefix="traffic") as directory, World(Path(directory)) as world:
         yield world
 
 
