@@ -233,6 +233,7 @@ class Mesh:
         self.namespace = f"case-{next(world.cases)}"
         self.resolves: dict[str, str] = {}  # what names mean to this test's pods, in full
         self.pods: list[Pod] = []
+        self.services: dict[str, Service] = {}
         self.authority = world.authority
         self.objects: dict[tuple[str, str, str], dict[str, Any]] = {}
         self.steps = itertools.count(1)
@@ -367,6 +368,7 @@ class Mesh:
         if headless and endpoints:
             found.address = endpoints[0]["addresses"][0]
         self.resolves[found.host] = found.address
+        self.services[name] = found
         return found
 
     def name(self, name: str, *addresses: str) -> None:

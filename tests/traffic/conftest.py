@@ -1,4 +1,4 @@
-"""`mesh`: a test's own part of one running mesh."""
+"""`mesh`: a test's own part of one running mesh. `shared`: one part for all tests of a module."""
 
 import tempfile
 from collections.abc import Iterator
@@ -19,6 +19,15 @@ def world() -> Iterator[World]:
 
 @pytest.fixture
 def mesh(world: World) -> Iterator[Mesh]:
+    mesh = Mesh(world)
+    try:
+        yield mesh
+    finally:
+        mesh.close()
+
+
+@pytest.fixture(scope="module")
+def shared(world: World) -> Iterator[Mesh]:
     mesh = Mesh(world)
     try:
         yield mesh
