@@ -147,8 +147,7 @@ class TestWorkloadSelector:
         host = f"picky.{mesh.namespace}.svc.cluster.local"
         labels = "{matchLabels: {role: caller, tier: front}}"
         mesh.apply(
-            rule(host, mesh.namespace, "V2", more=f", workloadSelector: {labels}")
-            + rule(host, mesh.namespace, "V1", name="for-all")
+            rule(host, mesh.namespace, "V2", more=f", workloadSelector: {labels}") + rule(host, mesh.namespace, "V1", name="for-all")
         )
         chosen = mesh.pod("chosen", {"role": "caller", "tier": "front", "more": "x"})
         unknown = mesh.pod("unknown", {"role": "caller", "tier": "front"}, known=False)

@@ -85,6 +85,13 @@ class TestHosts:
             assert ruled(client, "http://app/", host=host) == "rule", host
         assert ruled(client, "http://app/", host="wild.test") is None
 
+    def test_a_name_that_no_service_has_is_served_on_the_ports_of_the_rule_s_services(self, app: Mesh) -> None:
+        app.service("more", ports=[{"name": "http", "port": 9080, "targetPort": 8080}])
+        app.apply(rule("[more, nobody.test]", "v2"))
+        client = app.pod("client")
+        assert ruled(client, "http://more:9080/", host="nobody.test") == "rule"
+        assert ruled(client, "http://app/", host="nobody.test") is None
+
     def test_a_host_of_a_service_entry(self, app: Mesh) -> None:
         app.application("outside", "198.51.100.20")
         app.apply(f"""

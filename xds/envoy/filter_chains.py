@@ -20,6 +20,7 @@ from xds.envoy.filters.network import network_filters, tcp_proxy
 from xds.envoy.http_routes import config_metadata
 from xds.envoy.outbound_plan import Bind, Target
 from xds.mesh.model import Client, Resolution, Routing, Service
+from xds.mesh.names import covers
 from xds.mesh.view import View
 from xds.objects import L4MatchAttributes, RouteDestination, TLSMatchAttributes
 
@@ -63,6 +64,7 @@ class Match(msgspec.Struct, frozen=True):
 
 
 EVERYTHING = Match()
+ANYWHERE = ""  # the subnet of all addresses
 
 
 class Draft(msgspec.Struct, frozen=True):
@@ -128,7 +130,7 @@ def target_chains(view: View, client: Client, bind: Bind, target: Target) -> Ite
     routing = view.routing(target.hostname)
     subnets = target.subnets
     if target.protocol.is_tls:
-        drafts = [] if routing is None else list(_tls_rules(view, bind, target, chain, routing))
+        drafts = [] if routing is None else list(first_match(_tls_rules(view, bind, target, chain, routing)))
         if drafts:
             yield from drafts
             return
@@ -137,12 +139,8 @@ def target_chains(view: View, client: Client, bind: Bind, target: Target) -> Ite
         server_names = _server_names((service.hostname, *service.aliases)) if by_name else ()
         yield Draft(Match(subnets, server_names or ()), _own(view, chain, service, target))
         return
-    if routing is not None:
-        for match, draft in _tcp_rules(view, bind, target, chain, routing):
-            yield draft
-            if match == subnets:
-                return  # takes all that comes to the service
-    yield Draft(Match(subnets), _own(view, chain, service, target))
+    rules = [] if routing is None else list(_tcp_rules(view, bind, target, chain, routing))
+    yield from first_match((*rules, Draft(Match(subnets), _own(view, chain, service, target))))
 
 
 def _tls_rules(view: View, bind: Bind, target: Target, chain: Chain, routing: Routing) -> Iterator[Draft]:
@@ -157,7 +155,7 @@ def _tls_rules(view: View, bind: Bind, target: Target, chain: Chain, routing: Ro
             yield Draft(Match(subnets, server_names), filters, metadata=config_metadata(routing))
 
 
-def _tcp_rules(view: View, bind: Bind, target: Target, chain: Chain, routing: Routing) -> Iterator[tuple[tuple[str, ...], Draft]]:
+def _tcp_rules(view: View, bind: Bind, target: Target, chain: Chain, routing: Routing) -> Iterator[Draft]:
     for rule in routing.rule.spec.tcp:
         found = [target.subnets] if not rule.match else [_subnets(m, bind, target) for m in rule.match if _fits(m, chain)]
         places = [subnets for subnets in found if subnets is not None]
@@ -165,7 +163,40 @@ def _tcp_rules(view: View, bind: Bind, target: Target, chain: Chain, routing: Ro
             continue
         filters = _routes(view, chain, rule.route, routing, target)
         for subnets in places:
-            yield subnets, Draft(Match(subnets), filters, metadata=config_metadata(routing))
+            yield Draft(Match(subnets), filters, metadata=config_metadata(routing))
+
+
+def _within(subnet: str, other: str) -> bool:
+    """Whether all addresses of `subnet` are of `other`."""
+    if not subnet or not other:
+        return not other
+    inner, outer = network(subnet), network(other)
+    return inner.version == outer.version and inner.subnet_of(outer)  # type: ignore[arg-type] # they are of one version
+
+
+def first_match(rules: Iterable[Draft]) -> Iterator[Draft]:
+    """Chains by which the first of `rules` that matches a connection takes it, though Envoy prefers the narrower of two matches.
+
+    Of `rules`, subnets and server names count. Of a rule it is left out what an earlier one takes; and where an earlier rule has
+    narrower subnets it is there for these too, since Envoy looks at no others once an address is among them.
+    """
+    ordered = list(rules)
+    found: dict[tuple[int, tuple[str, ...]], list[str]] = {}
+    for place in dict.fromkeys(subnet for rule in ordered for subnet in rule.match.subnets or (ANYWHERE,)):
+        taken: list[str] = []
+        for number, rule in enumerate(ordered):
+            if any(_within(place, subnet) for subnet in rule.match.subnets or (ANYWHERE,)):
+                names = tuple(n for n in rule.match.server_names or ("*",) if not any(covers(t, n) for t in taken))
+                taken += names
+                if names:
+                    found.setdefault((number, names), []).append(place)
+    for (number, names), places in found.items():
+        server_names = () if names == ("*",) else names
+        subnets = tuple(place for place in places if place)
+        if subnets:
+            yield replace(ordered[number], match=Match(subnets, server_names))
+        if ANYWHERE in places:
+            yield replace(ordered[number], match=Match((), server_names))
 
 
 def _fits(match: L4MatchAttributes | TLSMatchAttributes, chain: Chain) -> bool:

@@ -33,7 +33,6 @@ ServicePort = tuple[str, str, int]  # and a port's number
 Resources = tuple[Resource, ...]
 
 ROUTE_CONFIGURATION = pb.type_url(pb.RouteConfiguration)
-RULE_HOSTS_PORT = 80
 
 # What tells the virtual hosts of a route table apart.
 SHARED = "shared"  # the Host header: all services of one port
@@ -331,11 +330,9 @@ class Translation(flow.Graph):
 
     @flow.derived
     def _rule_hosts(self, scope: Scope, client: Client, port: int) -> "tuple[VirtualHost, ...]":
-        """The hosts that only a VirtualService knows. Istio serves them on port 80 alone."""
-        if port != RULE_HOSTS_PORT:
-            return ()
+        """The hosts of this port that only a VirtualService knows."""
         view = self.mesh.view(scope)
-        made = (rule_virtual_host(view, client, host, routing, port) for host, routing in self.mesh.rule_hosts(scope))
+        made = (rule_virtual_host(view, client, host, routing, port) for host, routing in self.mesh.rule_hosts(scope, port))
         return tuple(VirtualHost.of(m) for m in made if m is not None)
 
     @flow.derived
@@ -349,6 +346,8 @@ class Translation(flow.Graph):
             return EVERYONE
         routing = self.mesh.routing(scope, hostname)
         if routing != self.mesh.routing(EVERYONE, hostname) or self.rule_scope(scope, hostname, namespace) != EVERYONE:
+            return scope
+        if routing is not None and _asks_for_sources(routing):
             return scope
         here, everywhere = self.mesh.view(scope), self.mesh.view(EVERYONE)
         for host in _destinations(routing):
@@ -401,6 +400,11 @@ class RouteTable(msgspec.Struct, frozen=True):
 def _within(client: Client, scope: Scope) -> Client:
     """`client` as one of `scope`."""
     return msgspec.structs.replace(client, namespace=scope.namespace, labels=scope.labels)
+
+
+def _asks_for_sources(routing: Routing) -> bool:
+    """Whether some of the rule's HTTP routes are for callers of a namespace or with labels alone."""
+    return any(match.source_labels or match.source_namespace for http in routing.rule.spec.http for match in http.match)
 
 
 def _destinations(routing: Routing | None) -> set[str]:

@@ -52,10 +52,7 @@ def service_virtual_host(
 def rule_virtual_host(
     view: View, client: Client, host: str, routing: Routing, port: int = 80, exclude_domains: frozenset[str] = NOTHING
 ) -> "VirtualHost | None":
-    """The virtual host of a VirtualService's host that no service has; None where no rule of it applies, or no domain is left.
-
-    Istio has such hosts on port 80 only, as no service says which ports they have.
-    """
+    """The virtual host of a VirtualService's host that no service has; None where no rule of it applies, or no domain is left."""
     wanted = [d for d in rule_domains(client.namespace, client.domain, host) if d not in exclude_domains]
     routes = http_routes(view, client, routing, port) if wanted else []
     return _virtual_host(f"{host}:{port}", wanted, routes) if routes else None

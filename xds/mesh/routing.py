@@ -10,11 +10,13 @@ from xds import flow
 from xds import objects as api
 from xds.mesh.delegates import destinations, merge, qualify, qualify_route
 from xds.mesh.endpoints import ServiceKey
-from xds.mesh.model import Egress, Routing, Scope, Service
+from xds.mesh.model import Egress, Protocol, Routing, Scope, Service
 from xds.mesh.names import covers, patterns
 from xds.mesh.services import exported
-from xds.mesh.visibility import Visibility
+from xds.mesh.visibility import RuleHead, Visibility
 from xds.objects.meta import Ref
+
+RULE_HOSTS_PORT = 80  # of hosts of which only a VirtualService knows
 
 
 class Routings(Visibility):
@@ -70,23 +72,40 @@ class Routings(Visibility):
         return None
 
     @flow.derived
-    def rule_hosts(self, scope: Scope) -> tuple[tuple[str, Routing], ...]:
-        """The hosts of VirtualServices that name no service of the scope, and what governs each. Istio serves them on port 80."""
-        found = ((host, self.resolved_rule(ref)) for host, ref in self._unknown_hosts(scope))
+    def rule_hosts(self, scope: Scope, port: int) -> tuple[tuple[str, Routing], ...]:
+        """The hosts of VirtualServices that name no service of the scope, as far as `port` has them, and what governs each."""
+        found = ((host, self.resolved_rule(ref)) for host, ref in self._unknown_hosts(scope).get(port, ()))
         return tuple((host, routing) for host, routing in found if routing is not None)
 
     @flow.derived
-    def _unknown_hosts(self, scope: Scope) -> tuple[tuple[str, Ref], ...]:
-        owners: dict[str, Ref] = {}
+    def _unknown_hosts(self, scope: Scope) -> dict[int, tuple[tuple[str, Ref], ...]]:
+        """By port. No service says which ports they have: it is those of the services that the rule names too, else 80 (Istio)."""
+        owners: dict[str, RuleHead] = {}
         for head in self.seen_rules(scope):
             for host in head.hosts:
-                owners.setdefault(host, head.ref)
-        return tuple((host, ref) for host, ref in owners.items() if not self._names_service(scope, host))
+                owners.setdefault(host, head)
+        found: dict[int, list[tuple[str, Ref]]] = {}
+        for host, head in owners.items():
+            if next(self._named(scope, host), None) is None:
+                for port in self._http_ports(scope, head.hosts) or {RULE_HOSTS_PORT}:
+                    found.setdefault(port, []).append((host, head.ref))
+        return {port: tuple(hosts) for port, hosts in found.items()}
 
-    def _names_service(self, scope: Scope, host: str) -> bool:
+    def _http_ports(self, scope: Scope, hosts: tuple[str, ...]) -> set[int]:
+        """The ports of the services that `hosts` name, those that may speak HTTP."""
+        named = (self.service(*key) for host in hosts for key in self._named(scope, host))
+        ports = (port for service in named if service is not None for port in service.ports)
+        return {port.number for port in ports if port.protocol.is_http or port.protocol is Protocol.AUTO}
+
+    def _named(self, scope: Scope, host: str) -> Iterator[ServiceKey]:
+        """The services of the scope that a rule's host names."""
         if not host.startswith("*"):
-            return self.lookup(scope, host) is not None
-        return any(covers(host, hostname) for egress in self.egress(scope) for hostname, _ in egress.hosts)
+            namespace = self.lookup(scope, host)
+            if namespace is not None:
+                yield host, namespace
+            return
+        for egress in self.egress(scope):
+            yield from (key for key in egress.hosts if covers(host, key[0]))
 
     # What a scope sees
 
@@ -129,8 +148,7 @@ class Routings(Visibility):
         if imports is None:
             return (Egress(hosts=self.visible(scope.namespace)),)
         return tuple(
-            Egress(hosts=self.imported(scope, i), port=i.port, protocol=i.protocol, bind=i.bind, captured=i.captured)
-            for i in imports
+            Egress(hosts=self.imported(scope, i), port=i.port, protocol=i.protocol, bind=i.bind, captured=i.captured) for i in imports
         )
 
     @flow.derived
