@@ -11,12 +11,19 @@ from xds import flow, pb
 from xds.discovery.resources import Assignable, Assignment, Group
 from xds.envoy.feeds import Feed
 from xds.envoy.translation import Shares, Translation
+from xds.mesh.model import Locality
 from xds.mesh.store import Mesh
 from xds.mesh.workloads import Claim, claim
 
 CLUSTER, ENDPOINTS, LISTENER, ROUTES = map(pb.type_url, (pb.Cluster, pb.ClusterLoadAssignment, pb.Listener, pb.RouteConfiguration))
 
 FeedKey = tuple[str, Hashable]
+
+
+def _claimed(stream: Assignable) -> Claim:
+    """What the proxy at the other end says of itself."""
+    place = stream.node.locality
+    return claim(stream.node.id, stream.node_metadata, Locality(place.region, place.zone, place.sub_zone))
 
 
 class Classes:
@@ -38,7 +45,7 @@ class Classes:
 
     def open(self, stream: Assignable) -> Assignment:
         """What a new stream gets; builds what nobody had before. ProtocolError where its node makes no sense."""
-        claimed = claim(stream.node.id, stream.node_metadata)
+        claimed = _claimed(stream)
         streams = self._claims.setdefault(claimed, set())
         streams.add(stream)
         node = self._shares(claimed)
@@ -47,7 +54,7 @@ class Classes:
 
     def close(self, stream: Assignable) -> None:
         """The stream has ended."""
-        claimed = claim(stream.node.id, stream.node_metadata)
+        claimed = _claimed(stream)
         streams = self._claims[claimed]
         streams.discard(stream)
         if not streams:

@@ -11,7 +11,7 @@ from xds import pb
 from xds.envoy import names
 from xds.envoy.addresses import UNIX, address, is_ip
 from xds.envoy.load_balancing import minimum_health_percent
-from xds.envoy.localities import NODE, Placement, distance, placement, shares
+from xds.envoy.localities import CLUSTER_ID, NODE, Placement, distance, placement, shares
 from xds.envoy.metadata import istio
 from xds.mesh.model import Client, Endpoint, Health, Labels, Locality, Port, Resolution, Service
 from xds.mesh.view import View
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from xds.pb import envoy_config_endpoint_v3_LocalityLbEndpoints_Init as LocalityLbEndpoints
 
 MAX_WEIGHT = 2**32 - 1  # Envoy: of all endpoints of a locality, and of all localities of a priority
-CLUSTER_ID = "Kubernetes"  # what Istio calls a mesh's only Kubernetes cluster
 
 CANONICAL_NAMES = ("service.istio.io/canonical-name", "app.kubernetes.io/name", "app")
 CANONICAL_REVISIONS = ("service.istio.io/canonical-revision", "app.kubernetes.io/version", "version")
@@ -61,11 +60,6 @@ def deciding_labels(view: View, service: Service) -> frozenset[str]:
     for _, _, policy in destinations(view, service):
         found |= placement(service, policy, view.config).labels
     return frozenset(found)
-
-
-def locality_matters(view: View, service: Service) -> bool:
-    """Whether where a client is decides anything about the endpoints of `service`."""
-    return bool(deciding_labels(view, service))
 
 
 def load_assignment(

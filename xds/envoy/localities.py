@@ -27,6 +27,7 @@ ZONE = "topology.kubernetes.io/zone"
 SUBZONE = "topology.istio.io/subzone"
 NODE = "kubernetes.io/hostname"
 NETWORK = "topology.istio.io/network"
+CLUSTER_ID = "Kubernetes"  # what Istio calls a mesh's only Kubernetes cluster
 
 # What Kubernetes' `trafficDistribution` comes to, widest first.
 TRAFFIC_DISTRIBUTION = {
@@ -111,6 +112,8 @@ def label(of: Client | Endpoint, key: str) -> str:
             return of.node
         case "topology.istio.io/network":
             return of.network
+        case "topology.istio.io/cluster":
+            return CLUSTER_ID
     return dict(of.labels).get(key, "")
 
 

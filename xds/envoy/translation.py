@@ -20,9 +20,10 @@ from xds.envoy.clusters import (
     outbound_clusters,
     passthrough_cluster,
 )
-from xds.envoy.endpoints import assignments, locality_matters
+from xds.envoy.endpoints import assignments, deciding_labels
 from xds.envoy.inbound_listeners import inbound_listeners
 from xds.envoy.listeners import Bind, Plan, RouteNeed, Target, http_proxy, outbound_listener, plan, pod_binds, virtual_outbound
+from xds.envoy.localities import project
 from xds.envoy.routes import catch_all, join, route_configuration_header, rule_virtual_host, service_virtual_host
 from xds.mesh.model import Client, Inbound, Locality, Mode, Routing, Scope
 from xds.mesh.store import Mesh
@@ -92,17 +93,14 @@ class Translation(flow.Graph):
             domain=client.domain,
             http10=client.http10,
         )
-        placed = self.placed(scope)
         return Shares(
             scope=scope,
-            clusters=msgspec.structs.replace(seen, mode=Mode.REDIRECT, http10=False),
-            endpoints=Client(
-                namespace=scope.namespace,
-                labels=client.labels if placed else (),
-                locality=client.locality if placed else Locality(),
-                node=client.node if placed else "",
-                network=client.network if placed else "",
+            clusters=_placed(
+                msgspec.structs.replace(seen, mode=Mode.NONE if client.mode is Mode.NONE else Mode.REDIRECT, http10=False),
+                client,
+                self.deciding_of_names(scope),
             ),
+            endpoints=_placed(Client(namespace=scope.namespace), client, self.deciding(scope)),
             listeners=seen,
             routes=msgspec.structs.replace(seen, namespace=client.namespace, addresses=(), http10=False, mode=Mode.REDIRECT),
             inbound=Workload(
@@ -112,14 +110,23 @@ class Translation(flow.Graph):
         )
 
     @flow.derived
-    def placed(self, scope: Scope) -> bool:
-        """Whether where a client is (node, zone, labels) changes the endpoints it gets, for any service of `scope`."""
-        return any(self._located(scope, *key) for key in self.mesh.hosts(scope))
+    def deciding(self, scope: Scope) -> frozenset[str]:
+        """The labels of a client that decide which endpoints it gets, or in what order, of any service of `scope`."""
+        return frozenset().union(*(self._deciding(scope, *key) for key in self.mesh.hosts(scope)))
 
     @flow.derived
-    def _located(self, scope: Scope, hostname: str, namespace: str) -> bool:
+    def deciding_of_names(self, scope: Scope) -> frozenset[str]:
+        """The same of services whose endpoints are names: those are in their clusters, and in no assignment."""
+        return frozenset().union(*(self._deciding(scope, *key) for key in self.mesh.hosts(scope) if self._by_name(*key)))
+
+    @flow.derived
+    def _deciding(self, scope: Scope, hostname: str, namespace: str) -> frozenset[str]:
         service = self.mesh.service(hostname, namespace)
-        return service is not None and locality_matters(self.mesh.view(scope), service)
+        return frozenset() if service is None else deciding_labels(self.mesh.view(scope), service)
+
+    def _by_name(self, hostname: str, namespace: str) -> bool:
+        service = self.mesh.service(hostname, namespace)
+        return service is not None and service.resolution.by_name
 
     @flow.derived
     def rule_scope(self, scope: Scope, hostname: str, namespace: str) -> Scope:
@@ -141,7 +148,10 @@ class Translation(flow.Graph):
     @flow.derived
     def clusters(self, scope: Scope, client: Client, hostname: str, namespace: str) -> Resources:
         """The outbound clusters of one service."""
-        return self._clusters(self.rule_scope(scope, hostname, namespace), _within(client, EVERYONE), hostname, namespace)
+        place = self._deciding(scope, hostname, namespace) if self._by_name(hostname, namespace) else ()
+        return self._clusters(
+            self.rule_scope(scope, hostname, namespace), _placed(_within(client, EVERYONE), client, place), hostname, namespace
+        )
 
     @flow.derived
     def _clusters(self, scope: Scope, client: Client, hostname: str, namespace: str) -> Resources:
@@ -167,8 +177,7 @@ class Translation(flow.Graph):
     def assignments(self, scope: Scope, client: Client, hostname: str, namespace: str) -> Resources:
         """The endpoints of one service: an assignment for each of its clusters that asks for one."""
         least = self.rule_scope(scope, hostname, namespace)
-        placed = client if self._located(scope, hostname, namespace) else Client(namespace="")
-        return self._assignments(least, placed, hostname, namespace)
+        return self._assignments(least, project(client, self._deciding(scope, hostname, namespace)), hostname, namespace)
 
     @flow.derived
     def _assignments(self, scope: Scope, client: Client, hostname: str, namespace: str) -> Resources:
@@ -405,6 +414,12 @@ def _within(client: Client, scope: Scope) -> Client:
 def _asks_for_sources(routing: Routing) -> bool:
     """Whether some of the rule's HTTP routes are for callers of a namespace or with labels alone."""
     return any(match.source_labels or match.source_namespace for http in routing.rule.spec.http for match in http.match)
+
+
+def _placed(client: Client, at: Client, labels: Iterable[str]) -> Client:
+    """`client`, with as much of where `at` is as these labels tell."""
+    place = project(at, labels)
+    return msgspec.structs.replace(client, labels=place.labels, locality=place.locality, node=place.node, network=place.network)
 
 
 def _destinations(routing: Routing | None) -> set[str]:

@@ -66,6 +66,11 @@ class Resolution(enum.Enum):
     DYNAMIC_DNS = "DYNAMIC_DNS"  # it resolves the host that the request names (wildcard hosts)
     PASSTHROUGH = "passthrough"  # it goes where the caller was going (headless services, resolution NONE)
 
+    @property
+    def by_name(self) -> bool:
+        """Whether endpoints are names that the proxy resolves."""
+        return self in (Resolution.DNS, Resolution.DNS_ROUND_ROBIN)
+
 
 class Locality(msgspec.Struct, frozen=True, order=True):
     region: str = ""

@@ -19,6 +19,7 @@ from xds.objects.meta import Ref
 INTERCEPTION = "sidecar.istio.io/interceptionMode"
 NETWORK = "topology.istio.io/network"
 LOCALITY = ("istio-locality", "topology.istio.io/locality")
+NOWHERE = Locality()
 _HASH = re.compile(r"-[a-z0-9]{1,10}$")
 
 
@@ -52,11 +53,12 @@ class Claim(msgspec.Struct, frozen=True):
     network: str = ""
     node: str = ""
     mode: Mode | None = None  # None where it does not say
+    locality: Locality = Locality()
     http10: bool = False
 
 
-def claim(node_id: str, metadata: Mapping[str, Any]) -> Claim:
-    """What an Envoy node claims: Istio's node id (`sidecar~10.1.2.3~reviews-1.default~default.svc.cluster.local`) and metadata.
+def claim(node_id: str, metadata: Mapping[str, Any], locality: Locality = NOWHERE) -> Claim:
+    """What an Envoy node claims: Istio's node id (`sidecar~10.1.2.3~reviews-1.default~default.svc.cluster.local`), metadata, place.
 
     Anything may be missing: a node with another kind of id is a sidecar in the namespace that its metadata names, or `default`.
     """
@@ -79,6 +81,7 @@ def claim(node_id: str, metadata: Mapping[str, Any]) -> Claim:
         node=_text(metadata, "NODE_NAME"),
         mode=Mode.__members__.get(mode),
         http10=_text(metadata, "HTTP10") in ("1", "true"),
+        locality=locality,
     )
 
 
@@ -232,8 +235,9 @@ class Workloads(Services):
             http10=claim.http10,
             workload=claim.workload or claim.name,
         )
-        if client.locality == Locality():
-            client = msgspec.structs.replace(client, locality=self.node_locality(claim.node))
+        if client.locality == NOWHERE:
+            at = self.node_locality(claim.node)
+            client = msgspec.structs.replace(client, locality=claim.locality if at == NOWHERE else at)
         if found is None:
             return client
         return msgspec.structs.replace(
@@ -241,7 +245,7 @@ class Workloads(Services):
             labels=found.labels,
             addresses=found.addresses or claim.addresses,
             service_account=found.service_account,
-            locality=found.locality,
+            locality=client.locality if found.locality == NOWHERE else found.locality,
             network=found.network or claim.network,
             node=found.node or claim.node,
             workload=found.name,

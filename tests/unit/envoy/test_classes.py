@@ -1,6 +1,5 @@
 """Classes of proxies: what a connected proxy's groups hold after changes."""
 
-from types import SimpleNamespace
 from typing import Any
 
 from xds import pb
@@ -41,7 +40,7 @@ class Proxy:
     """A connected stream."""
 
     def __init__(self, address: str = "10.2.0.1") -> None:
-        self.node = SimpleNamespace(id=f"sidecar~{address}~client.default~default.svc.cluster.local", cluster="")
+        self.node = pb.Node(id=f"sidecar~{address}~client.default~default.svc.cluster.local")
         self.node_metadata: dict[str, Any] = {}
         self.peer_identity = ""
         self.assignment: Assignment | None = None

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.destinations import HOST, Destination, at, cluster, entry, priorities, reviews
 
-from xds.envoy.endpoints import assignments, deciding_labels, locality_matters
+from xds.envoy.endpoints import assignments, deciding_labels
 from xds.envoy.localities import NODE, REGION, SUBZONE, ZONE, covers, project
 from xds.mesh.model import Client, Endpoint, Health, Labels, Locality, Port, Protocol, Resolution
 
@@ -309,12 +309,11 @@ class TestWhatDecides:
         service = reviews(**fields)
         view = Destination(service, policy)
         assert deciding_labels(view, service) == labels
-        assert locality_matters(view, service) is bool(labels)
 
     def test_those_of_subsets_count(self) -> None:
         service = reviews()
         view = Destination(service, subsets=[{"name": "v1", "trafficPolicy": OUTLIERS}])
-        assert locality_matters(view, service)
+        assert deciding_labels(view, service) == {REGION, ZONE, SUBZONE}
 
     names = st.sampled_from(["", "a", "b"])
     places = st.builds(Locality, names, names, names)
