@@ -10,13 +10,11 @@ from typing import Any
 import click
 import msgspec
 import yaml
-from google.protobuf import json_format
 from google.protobuf.message import Message
-from rich.console import Console
 
 from xds import pb
 from xds.cli import EXIT_FAILED
-from xds.cli.tables import TABLES
+from xds.cli.tables import TABLES, terminal
 from xds.discovery.resources import Resource
 
 TYPES: Mapping[str, type[Message]] = {
@@ -100,21 +98,16 @@ def _matches(name: str, patterns: Iterable[str]) -> bool:
     return not patterns or any(fnmatch.fnmatchcase(name, p) for p in patterns)
 
 
-def as_dict(message: Message) -> dict[str, Any]:
-    """`message` in protobuf's JSON form, Any fields expanded, under the proto's own field names as Envoy's config dump has them."""
-    return json_format.MessageToDict(message, preserving_proto_field_name=True, descriptor_pool=pb.POOL)
-
-
 def _print(dumped: Mapping[str, list[Dumped]], output: str, *, why: bool) -> None:
     if output == "table":
-        console = Console()
+        console = terminal()
         for kind, resources in dumped.items():
             console.print(TABLES[kind]([(d.message, d.why) for d in resources], why=why))
         return
     documents: list[dict[str, Any]] = []
     for resources in dumped.values():
         for d in resources:
-            document = {"@type": d.resource.type_url, **as_dict(d.message)}
+            document = {"@type": d.resource.type_url, **pb.plain(d.message)}
             documents.append({"why": list(d.why), "resource": document} if why else document)
     if output == "json":
         click.echo(msgspec.json.format(msgspec.json.encode(documents), indent=2).decode())

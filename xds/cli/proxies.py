@@ -9,10 +9,10 @@ import click
 import msgspec
 import yaml
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.table import Table
 
 from xds.cli import EXIT_FAILED
+from xds.cli.tables import terminal
 from xds.errors import ConfigError
 
 COLUMNS = ("CDS", "EDS", "LDS", "RDS")
@@ -38,7 +38,7 @@ def command(server: str, output: str) -> None:
     elif output == "yaml":
         yaml.dump(proxies, sys.stdout, Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper), sort_keys=False, width=130)
     else:
-        Console().print(_table(proxies))
+        terminal().print(_table(proxies))
     if any(kind["status"] == "NACK" for proxy in proxies for kind in proxy["types"].values()):
         sys.exit(EXIT_FAILED)
 

@@ -5,13 +5,22 @@ from typing import Any
 
 from google.protobuf.message import Message
 from rich.box import SIMPLE_HEAD
+from rich.console import Console
 from rich.table import Table
 
 from xds import pb
 
 DISCOVERY = ("STATIC", "STRICT_DNS", "LOGICAL_DNS", "EDS", "ORIGINAL_DST")
 
+WIDE = 1000  # columns, where there is no terminal that a table has to fit
+
 Rows = Sequence[tuple[Message, tuple[str, ...]]]
+
+
+def terminal() -> Console:
+    """Where tables are printed: cut to fit a terminal, whole where the output is piped into something."""
+    console = Console()
+    return console if console.is_terminal else Console(width=WIDE)
 
 
 def _table(*columns: str, why: bool) -> Table:

@@ -13,7 +13,6 @@ from typing import Any
 
 import msgspec
 import yaml
-from google.protobuf import json_format
 
 from xds import pb
 from xds.mesh.model import Locality, Mode
@@ -161,12 +160,12 @@ def bootstrap(
 
 def bootstrap_yaml(message: Any) -> str:
     """A `pb.Bootstrap` as the YAML that `envoy -c` reads."""
-    return yaml.safe_dump(_plain(message), sort_keys=False, width=1000)
+    return yaml.safe_dump(pb.plain(message), sort_keys=False, width=1000)
 
 
 def bootstrap_json(message: Any) -> str:
     """A `pb.Bootstrap` as the JSON that `envoy -c` reads."""
-    return json.dumps(_plain(message), indent=2)
+    return json.dumps(pb.plain(message), indent=2)
 
 
 def token_secret(token_file: str, name: str = "xds-token") -> str:
@@ -174,12 +173,6 @@ def token_secret(token_file: str, name: str = "xds-token") -> str:
     type_url = pb.TYPE_URL_PREFIX + pb.NAMES["Secret"]
     secret = {"@type": type_url, "name": name, "generic_secret": {"secret": {"filename": token_file}}}
     return json.dumps({"resources": [secret]})
-
-
-def _plain(message: Any) -> dict[str, Any]:
-    """`message` in protobuf's JSON form, of plain dicts and lists only."""
-    plain: dict[str, Any] = json.loads(json_format.MessageToJson(message, preserving_proto_field_name=True, descriptor_pool=pb.POOL))
-    return plain
 
 
 def _node(node: Node) -> Any:
