@@ -13,6 +13,7 @@ COMMANDS = {
     "dump": "Show what a proxy gets, and why.",
     "proxies": "List the connected proxies and how far each has come.",
     "bootstrap": "Write the bootstrap of an Envoy, or of a gRPC client.",
+    "inject": "Add the proxy to the workloads in a file.",
     "capture": "Lead this network namespace's connections through its proxy.",
     "demo": "Two minutes with a mesh: no cluster, no root.",
     "completion": "Write the shell completion script.",

@@ -163,9 +163,11 @@ def bootstrap_yaml(message: Any) -> str:
     return yaml.safe_dump(pb.plain(message), sort_keys=False, width=1000)
 
 
-def bootstrap_json(message: Any) -> str:
-    """A `pb.Bootstrap` as the JSON that `envoy -c` reads."""
-    return json.dumps(pb.plain(message), indent=2)
+def bootstrap_json(message: Any, indent: int | None = 2) -> str:
+    """A `pb.Bootstrap` as the JSON that `envoy -c` reads; where `indent` is None, on one line, and equal for equal bootstraps."""
+    if indent is None:
+        return json.dumps(pb.plain(message), separators=(",", ":"), sort_keys=True)
+    return json.dumps(pb.plain(message), indent=indent)
 
 
 def token_secret(token_file: str, name: str = "xds-token") -> str:

@@ -1,0 +1,1 @@
+"""Who is who: certificates, and the authorities that sign them."""
