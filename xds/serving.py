@@ -37,6 +37,7 @@ class Control:
         self.mesh = Mesh()
         self.classes = Classes(self.mesh)
         self.ready = asyncio.Event()
+        self.waiting: set[str] = set()  # servers of ours that do not answer yet; the process is not ready before they do
         self.server: Server | None = None
         self._changed = asyncio.Event()
         self._unsynced = len(sources)

@@ -16,7 +16,7 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from http.client import HTTPSConnection
@@ -136,13 +136,20 @@ class Kube:
 
     def kubectl(self, *args: str, stdin: str = "") -> str:
         """What `kubectl` prints, run as the administrator. Its own message is in the error when it fails."""
+        return self._kubectl(args, stdin).stdout
+
+    def kubectl_warnings(self, *args: str, stdin: str = "") -> str:
+        """What `kubectl` says beside what it prints."""
+        return self._kubectl(args, stdin).stderr
+
+    def _kubectl(self, args: Sequence[str], stdin: str) -> subprocess.CompletedProcess[str]:
         environment = os.environ | {"KUBECONFIG": str(self.kubeconfig), "KUBECACHEDIR": str(self.directory / "kubectl")}
         done = subprocess.run(
             [binary("kubectl"), *args], input=stdin, env=environment, capture_output=True, text=True, check=False, timeout=60
         )
         if done.returncode:
             raise AssertionError(f"kubectl {' '.join(args)}: {done.stderr.strip()}")
-        return done.stdout
+        return done
 
     def apply(self, manifest: str) -> None:
         """`kubectl apply` of YAML documents."""

@@ -1,8 +1,8 @@
 """The HTTP port (15014): metrics, health, and what `xds proxies` and a person with curl ask.
 
-`/metrics` Prometheus · `/healthz` the process lives · `/readyz` every source is synced · `/debug/syncz` proxies and how far each is ·
-`/debug/configz` objects with problems · `/debug/errors` translations that fail · `/debug/registryz` services ·
-`/debug/memory` what is held, by kind.
+`/metrics` Prometheus · `/healthz` the process lives · `/readyz` every source is synced and every server answers ·
+`/debug/syncz` proxies and how far each is · `/debug/configz` objects with problems · `/debug/errors` translations that fail ·
+`/debug/registryz` services · `/debug/memory` what is held, by kind.
 """
 
 import gc
@@ -67,9 +67,11 @@ class Admin:
         return web.Response(text="ok\n")
 
     async def _ready(self, _: web.Request) -> web.Response:
-        if self._control.ready.is_set():
+        waiting = [] if self._control.ready.is_set() else ["first full sync"]
+        waiting += sorted(self._control.waiting)
+        if not waiting:
             return web.Response(text="ok\n")
-        return web.Response(status=503, text="waiting for the first full sync\n")
+        return web.Response(status=503, text=f"waiting for the {' and the '.join(waiting)}\n")
 
     async def _index(self, _: web.Request) -> web.Response:
         return web.json_response({"endpoints": [f"/debug/{name}" for name in self._debug()]})

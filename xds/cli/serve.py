@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import os
 import signal
+import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +14,7 @@ import structlog
 
 from xds import log as logging
 from xds.errors import XdsError
+from xds.mesh.settings import ROOT_NAMESPACE
 
 if TYPE_CHECKING:
     from xds.discovery.server import Server
@@ -52,6 +55,15 @@ DRAIN_SECONDS = 5.0
 @click.option(
     "--http-address", default="0.0.0.0:15014", show_default=True, metavar="HOST:PORT", help="Metrics, health and debug."
 )
+@click.option(
+    "--injection",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Give pods their proxies: run the webhook, with the settings in FILE.",
+)
+@click.option(
+    "--webhook-address", default="0.0.0.0:15017", show_default=True, metavar="HOST:PORT", help="Where the API server asks it."
+)
 @click.option("--log-json", is_flag=True, help="Log one JSON object a line.")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True)
 def command(
@@ -61,6 +73,8 @@ def command(
     context: str | None,
     grpc_address: str,
     http_address: str,
+    injection: Path | None,
+    webhook_address: str,
     log_json: bool,
     log_level: str,
 ) -> None:
@@ -77,7 +91,7 @@ def command(
     """
     logging.configure(json=log_json, level=log_level)
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(_serve(files, resources, kubeconfig, context, grpc_address, http_address))
+        asyncio.run(_serve(files, resources, kubeconfig, context, grpc_address, http_address, injection, webhook_address))
 
 
 async def _serve(
@@ -87,6 +101,8 @@ async def _serve(
     context: str | None,
     grpc_address: str,
     http_address: str,
+    injection: Path | None,
+    webhook_address: str,
 ) -> None:
     from prometheus_client import CollectorRegistry
 
@@ -107,12 +123,17 @@ async def _serve(
         await admin.start(http_address)
         running = tasks.create_task(control.run())
         opening = tasks.create_task(_open(control, server, grpc_address))
+        if injection is not None:
+            control.waiting.add("webhook")
+            injecting = tasks.create_task(_inject(control, injection, webhook_address, kubeconfig, context))
         await stopping.wait()
         log.info("server.draining", seconds=DRAIN_SECONDS)
         opening.cancel()
         if control.ready.is_set():
             await server.stop(DRAIN_SECONDS)
         running.cancel()
+        if injection is not None:
+            injecting.cancel()
         await admin.stop()
 
 
@@ -121,6 +142,20 @@ async def _open(control: "Control", server: "Server", address: str) -> None:
     await control.ready.wait()
     (port,) = await server.start(address)
     log.info("server.listening", address=address, port=port)
+
+
+async def _inject(control: "Control", file: Path, address: str, kubeconfig: Path | None, context: str | None) -> None:
+    from xds.injection import settings
+    from xds.injection.service import Injector
+    from xds.sources.kube_client import KubeClient
+
+    wanted = settings.read(file)
+    await control.ready.wait()
+    async with KubeClient(kubeconfig, context) as client:
+        namespace = os.environ.get("POD_NAMESPACE", ROOT_NAMESPACE)
+        identity = os.environ.get("POD_NAME") or socket.gethostname()
+        injector = Injector(client, wanted, control.mesh.config, address, namespace, identity)
+        await injector.run(lambda: control.waiting.discard("webhook"))
 
 
 def _sources(

@@ -33,19 +33,16 @@ class Injector:
         self._mesh_config = mesh_config
         self._address = address
         self._webhook: Webhook | None = None
+        self._serving: Callable[[], None] = lambda: None
         suffix = "" if settings.revision == REVISION else f"-{settings.revision}"
         service = f"istiod{suffix}.{namespace}"
         names = (f"{service}.svc", service, f"{service}.svc.{settings.cluster_domain}")
         self._certificates = Certificates(client, namespace, f"istiod-webhook{suffix}", webhook_name(settings.revision), names)
         self._lease = Lease(client, namespace, f"istiod-leader{suffix}", identity)
 
-    @property
-    def serving(self) -> bool:
-        """Whether the webhook answers."""
-        return self._webhook is not None and self._webhook.serving
-
-    async def run(self) -> None:
-        """Serve until cancelled."""
+    async def run(self, serving: Callable[[], None]) -> None:
+        """Serve until cancelled. `serving` is called when the webhook answers."""
+        self._serving = serving
         self._webhook = Webhook(self._settings, self._mesh_config, native=await self._native())
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -60,6 +57,7 @@ class Injector:
         port = await self._webhook.serve(self._address, credentials)
         if first:
             log.info("webhook.listening", address=self._address, port=port)
+            self._serving()
 
     async def _native(self) -> bool:
         while True:

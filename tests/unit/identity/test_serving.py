@@ -81,3 +81,12 @@ def test_no_client_is_left_without_trust_when_the_authority_changes(first: Crede
     assert accepted(signed, announced.authorities, later)
     assert accepted(current, announced.authorities, later)  # a replica that has not read the new one yet
     assert renew(later, NAMES, signed, announced.authorities) == signed
+
+
+def test_credentials_from_the_future_are_made_anew(first: Credentials) -> None:
+    earlier = START - timedelta(days=400)
+    current = first
+    for _ in range(3):
+        current = renew(earlier, NAMES, current, current.authorities)
+    assert accepted(current, current.authorities, earlier)
+    assert renew(earlier, NAMES, current, current.authorities) == current
