@@ -88,7 +88,7 @@ def test_settings_come_from_options_and_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("a: b\nc: [", "xds: <stdin>:2: "),
+        ("a: b\nc: [", "xds: <stdin>:3: not YAML: "),
         (
             json.dumps(workload("Deployment", pod(annotations={"proxy.istio.io/config": "concurrency: x"}))),
             "xds: <stdin>:1: Deployment web.shop: proxy.istio.io/config: $.concurrency: must be a whole number; it is `x`\n",
