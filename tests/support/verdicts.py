@@ -30,7 +30,7 @@ REFUSED_BY_BOTH: list[tuple[str, Spec, str]] = [
     ("VirtualService", http(retries={"attempts": 1, "perTryTimeout": "1us"}), "$.spec.http[0].retries.perTryTimeout"),
     ("VirtualService", http(retries={"attempts": 1, "backoff": "1us"}), "$.spec.http[0].retries.backoff"),
     ("VirtualService", http(corsPolicy={"maxAge": "-2h"}), "$.spec.http[0].corsPolicy.maxAge"),
-    ("VirtualService", http(fault={"delay": {"fixedDelay": "1us"}}), "$.spec.http[0].fault.delay.fixedDelay"),
+    ("VirtualService", http(fault={"delay": {"fixedDelay": "1us", "percent": 1}}), "$.spec.http[0].fault.delay.fixedDelay"),
     ("VirtualService", http(match=[{"uri": {"exact": "/a", "prefix": "/b"}}]), "$.spec.http[0].match[0].uri"),
     ("VirtualService", http(match=[{"headers": {"x-a": {"regex": "a", "prefix": "b"}}}]), "$.spec.http[0].match[0].headers.x-a"),
     ("VirtualService", http(match=[{"port": 2**32}]), "$.spec.http[0].match[0].port"),
@@ -40,7 +40,12 @@ REFUSED_BY_BOTH: list[tuple[str, Spec, str]] = [
         http(directResponse={"status": 200, "body": {"string": "a", "bytes": "YQ=="}}),
         "$.spec.http[0].directResponse.body",
     ),
-    ("VirtualService", http(fault={"abort": {"httpStatus": 500, "grpcStatus": "OK"}}), "$.spec.http[0].fault.abort"),
+    (
+        "VirtualService",
+        http(fault={"abort": {"httpStatus": 500, "grpcStatus": "OK", "percentage": {"value": 1}}}),
+        "$.spec.http[0].fault.abort",
+    ),
+    ("VirtualService", http(directResponse={"status": 200, "body": {"bytes": "!"}}), "$.spec.http[0].directResponse.body.bytes"),
     ("VirtualService", {"hosts": ["a"], "tls": [{"route": [{"destination": {"host": "a"}}]}]}, "$.spec.tls[0].match"),
     (
         "VirtualService",
@@ -101,13 +106,13 @@ REFUSED_BY_US: list[tuple[str, Spec, str]] = [
     ("VirtualService", {"hosts": ["a b"], "http": http()["http"]}, "$.spec.hosts[0]"),
     ("VirtualService", {"hosts": ["a"]}, "$.spec"),
     ("VirtualService", {"hosts": ["a"], "http": [{}]}, "$.spec.http[0]"),
-    ("VirtualService", http(redirect={}, route=[{"destination": {"host": "a"}}]), "$.spec.http[0]"),
-    ("VirtualService", http(redirect={"redirectCode": 200}), "$.spec.http[0].redirect.redirectCode"),
+    ("VirtualService", http(redirect={"uri": "/"}, route=[{"destination": {"host": "a"}}]), "$.spec.http[0]"),
+    ("VirtualService", http(redirect={"uri": "/", "redirectCode": 200}), "$.spec.http[0].redirect.redirectCode"),
     ("VirtualService", http(redirect={"uri": "/"}, rewrite={"uri": "/"}), "$.spec.http[0].rewrite"),
     ("VirtualService", http(directResponse={"status": 99}), "$.spec.http[0].directResponse.status"),
     ("VirtualService", http(retries={"attempts": -1}), "$.spec.http[0].retries.attempts"),
     ("VirtualService", http(fault={}), "$.spec.http[0].fault"),
-    ("VirtualService", http(fault={"abort": {"httpStatus": 42}}), "$.spec.http[0].fault.abort.httpStatus"),
+    ("VirtualService", http(fault={"abort": {"httpStatus": 42, "percentage": {"value": 1}}}), "$.spec.http[0].fault.abort.httpStatus"),
     (
         "VirtualService",
         http(fault={"abort": {"httpStatus": 500, "percentage": {"value": 101}}}),
@@ -143,6 +148,48 @@ REFUSED_BY_US: list[tuple[str, Spec, str]] = [
     ("VirtualService", {**http(), "exportTo": ["*", "a"]}, "$.spec.exportTo"),
     ("VirtualService", {"hosts": ["a"], "tcp": [{}]}, "$.spec.tcp[0].route"),
     ("VirtualService", {"http": [{"delegate": {"name": "b"}}]}, "$.spec.http[0].delegate"),
+    ("VirtualService", http(match=[{"uri": {"regex": ""}}]), "$.spec.http[0].match[0].uri.regex"),
+    ("VirtualService", http(match=[{"port": 70000}]), "$.spec.http[0].match[0].port"),
+    (
+        "VirtualService",
+        http(match=[{"headers": {"@request.auth.claims.": {"exact": "a"}}}]),
+        '$.spec.http[0].match[0].headers["@request.auth.claims."]',
+    ),
+    ("VirtualService", http(headers={"request": {"set": {"x-a": "a" * 16385}}}), "$.spec.http[0].headers.request.set.x-a"),
+    ("VirtualService", http(redirect={"redirectCode": 302}), "$.spec.http[0].redirect"),
+    ("VirtualService", http(redirect={"uri": "/", "port": 70000}), "$.spec.http[0].redirect.port"),
+    ("VirtualService", http(redirect={"uri": "/a\nb"}), "$.spec.http[0].redirect.uri"),
+    (
+        "VirtualService",
+        http(match=[{"uri": {"prefix": "/a"}}], redirect={"uri": "/", "prefixRewrite": "/"}),
+        "$.spec.http[0].redirect",
+    ),
+    ("VirtualService", http(redirect={"prefixRewrite": "/"}), "$.spec.http[0].match"),
+    ("VirtualService", http(match=[{"uri": {"exact": "/a"}}], redirect={"prefixRewrite": "/"}), "$.spec.http[0].match[0].uri"),
+    ("VirtualService", http(rewrite={"authority": "a\nb"}), "$.spec.http[0].rewrite.authority"),
+    (
+        "VirtualService",
+        http(directResponse={"status": 200, "body": {"string": "a" * (2**20 + 1)}}),
+        "$.spec.http[0].directResponse.body",
+    ),
+    (
+        "VirtualService",
+        http(fault={"abort": {"grpcStatus": "14", "percentage": {"value": 1}}}),
+        "$.spec.http[0].fault.abort.grpcStatus",
+    ),
+    ("VirtualService", http(fault={"delay": {"fixedDelay": "1s", "percent": -1}}), "$.spec.http[0].fault.delay.percent"),
+    ("VirtualService", http(mirror={"host": "a"}, mirrorPercent=101), "$.spec.http[0].mirrorPercent"),
+    ("VirtualService", http(delegate={"namespace": "a"}), "$.spec.http[0].delegate.name"),
+    (
+        "VirtualService",
+        http(route=[{"destination": {"host": host}, "weight": 2**31 - 1} for host in "abc"]),
+        "$.spec.http[0].route",
+    ),
+    (
+        "VirtualService",
+        {"hosts": ["a"], "tcp": [{"match": [{"destinationSubnets": ["here"]}], "route": [{"destination": {"host": "a"}}]}]},
+        "$.spec.tcp[0].match[0].destinationSubnets[0]",
+    ),
     ("DestinationRule", {"host": "a b"}, "$.spec.host"),
     ("DestinationRule", {"host": "a", "subsets": [{"name": "v1"}, {"name": "v1"}]}, "$.spec.subsets[1].name"),
     ("DestinationRule", {"host": "a", "subsets": [{"name": "V 1"}]}, "$.spec.subsets[0].name"),
@@ -157,6 +204,33 @@ REFUSED_BY_US: list[tuple[str, Spec, str]] = [
     ("ServiceEntry", entry(resolution="STATIC", endpoints=[{"address": "a.b"}]), "$.spec.endpoints[0].address"),
 ]
 
+# Served as they are, with a warning of the field that has no effect.
+WITHOUT_EFFECT: list[tuple[str, Spec, str]] = [
+    ("VirtualService", http(headers={"request": {"set": {":path": "/"}}}), '$.spec.http[0].headers.request.set[":path"]'),
+    ("VirtualService", http(headers={"request": {"remove": ["host"]}}), "$.spec.http[0].headers.request.remove[0]"),
+    ("VirtualService", http(headers={"response": {"add": {"host": "b"}}}), "$.spec.http[0].headers.response.add.host"),
+    ("VirtualService", http(rewrite={}), "$.spec.http[0].rewrite"),
+    ("VirtualService", http(rewrite={"uri": "/", "uriRegexRewrite": {"match": "/a", "rewrite": "/b"}}), "$.spec.http[0].rewrite.uri"),
+    ("VirtualService", http(retries={"attempts": 1, "retryOn": "5xx,whenever"}), "$.spec.http[0].retries.retryOn"),
+    ("VirtualService", http(retries={"attempts": 1, "retryOn": "999"}), "$.spec.http[0].retries.retryOn"),
+    ("VirtualService", http(fault={"abort": {"httpStatus": 500}}), "$.spec.http[0].fault.abort"),
+    ("VirtualService", http(fault={"abort": {"http2Error": "a", "percentage": {"value": 1}}}), "$.spec.http[0].fault.abort"),
+    ("VirtualService", http(fault={"delay": {"fixedDelay": "1s"}}), "$.spec.http[0].fault.delay"),
+    ("VirtualService", http(fault={"delay": {"exponentialDelay": "1s", "percent": 1}}), "$.spec.http[0].fault.delay"),
+    ("VirtualService", http(mirrorPercentage={"value": 1}), "$.spec.http[0].mirrorPercentage"),
+    ("VirtualService", http(corsPolicy={"maxAge": "1.5s"}), "$.spec.http[0].corsPolicy.maxAge"),
+    (
+        "VirtualService",
+        {"hosts": ["a"], "tcp": [{"match": [{"sourceSubnet": "10.0.0.0/8"}], "route": [{"destination": {"host": "a"}}]}]},
+        "$.spec.tcp[0].match[0].sourceSubnet",
+    ),
+    (
+        "VirtualService",
+        {"hosts": ["a"], "tls": [{"match": [{"sniHosts": ["b.example.com"]}], "route": [{"destination": {"host": "a"}}]}]},
+        "$.spec.tls[0].match[0].sniHosts[0]",
+    ),
+]
+
 GOOD: list[tuple[str, Spec]] = [
     ("VirtualService", http()),
     ("VirtualService", {"http": http()["http"]}),
@@ -167,6 +241,22 @@ GOOD: list[tuple[str, Spec]] = [
         http(headers={"request": {"set": {"x-a": "100%% of %REQ(:PATH)%", "Host": "b", ":authority": "c"}, "remove": ["x-b"]}}),
     ),
     ("VirtualService", http(fault={"delay": {"fixedDelay": "5s", "percentage": {"value": 0.1}}})),
+    ("VirtualService", http(retries={"attempts": 2, "retryOn": "503, gateway-error,unavailable"})),
+    ("VirtualService", http(directResponse={"status": 200, "body": {"bytes": "AP8="}})),
+    ("VirtualService", http(match=[{"uri": {"prefix": "/a"}}], redirect={"prefixRewrite": "/", "derivePort": "FROM_REQUEST_PORT"})),
+    ("VirtualService", http(match=[{"headers": {"@request.auth.claims[a][b]": {"exact": "c"}, "@request.auth.claims.a.b": {}}}])),
+    (
+        "VirtualService",
+        {
+            "hosts": ["a", "*.example.com"],
+            "tls": [
+                {
+                    "match": [{"sniHosts": ["a", "a.default.svc.cluster.local", "B.Example.com", "*.b.example.com"]}],
+                    "route": [{"destination": {"host": "a"}}],
+                }
+            ],
+        },
+    ),
     ("VirtualService", {"hosts": ["*.example.com", "10.0.0.1"], "tcp": [{"route": [{"destination": {"host": "a"}}]}]}),
     ("DestinationRule", {"host": "*.example.com"}),
     ("DestinationRule", policy(loadBalancer={"consistentHash": {"httpCookie": {"name": "a", "ttl": "0s"}}})),

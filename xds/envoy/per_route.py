@@ -12,7 +12,7 @@ from google.protobuf.message import Message
 from xds import pb
 from xds.envoy.route_matches import string_matcher
 from xds.mesh.model import Service
-from xds.objects import Abort, CorsPolicy, Delay, HTTPFaultInjection
+from xds.objects import GRPC_STATUSES, Abort, CorsPolicy, Delay, HTTPFaultInjection
 
 if TYPE_CHECKING:
     from xds.pb import envoy_config_core_v3_TypedExtensionConfig_Init as TypedExtensionConfig
@@ -29,31 +29,6 @@ STATEFUL_SESSION = "envoy.filters.http.stateful_session"
 SESSION_COOKIE = "istio.io/persistent-session"  # `name` or `name:/path`
 SESSION_HEADER = "istio.io/persistent-session-header"
 SESSION_COOKIE_TTL = timedelta(seconds=120)
-
-GRPC_STATUSES = {
-    name: code
-    for code, name in enumerate(
-        (
-            "OK",
-            "CANCELLED",
-            "UNKNOWN",
-            "INVALID_ARGUMENT",
-            "DEADLINE_EXCEEDED",
-            "NOT_FOUND",
-            "ALREADY_EXISTS",
-            "PERMISSION_DENIED",
-            "RESOURCE_EXHAUSTED",
-            "FAILED_PRECONDITION",
-            "ABORTED",
-            "OUT_OF_RANGE",
-            "UNIMPLEMENTED",
-            "INTERNAL",
-            "UNAVAILABLE",
-            "DATA_LOSS",
-            "UNAUTHENTICATED",
-        )
-    )
-}
 
 
 def per_filter_config(

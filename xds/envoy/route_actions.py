@@ -1,6 +1,5 @@
 """What becomes of a request that a route takes: it is forwarded, redirected or answered."""
 
-import base64
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -248,5 +247,5 @@ def direct_response(rule: HTTPDirectResponse) -> "DirectResponseAction":
     if rule.body is not None and rule.body.string is not None:
         action["body"] = {"inline_string": rule.body.string}
     elif rule.body is not None and rule.body.bytes is not None:
-        action["body"] = {"inline_bytes": base64.b64decode(rule.body.bytes)}
+        action["body"] = {"inline_bytes": rule.body.content}
     return action

@@ -57,6 +57,7 @@ from xds.objects.sidecar import (
     TLSCertificate,
 )
 from xds.objects.virtual_service import (
+    GRPC_STATUSES,
     Abort,
     CorsPolicy,
     Delay,
@@ -93,6 +94,7 @@ __all__ = [
     # Kubernetes
     "Service", "EndpointSlice", "Pod", "Node", "Namespace", "ConfigMap",
     # VirtualService
+    "GRPC_STATUSES",
     "StringMatch", "PortSelector", "Destination", "HeaderOperations", "Headers", "HTTPRouteDestination", "RouteDestination",
     "HTTPMatchRequest", "HTTPRedirect", "HTTPBody", "HTTPDirectResponse", "Delegate", "RegexRewrite", "HTTPRewrite",
     "HTTPRetry", "Percent", "Delay", "Abort", "HTTPFaultInjection", "HTTPMirrorPolicy", "CorsPolicy", "HTTPRoute",

@@ -26,6 +26,7 @@ from xds.objects.destination_rule import (
 from xds.objects.formats import format_problem
 from xds.objects.meta import Duration, Message
 from xds.objects.paths import below
+from xds.objects.routing_rules import ROUTING_RULES
 from xds.objects.schema import options
 from xds.objects.service_entry import EntryPort, WorkloadEntrySpec, WorkloadSelector
 from xds.objects.sidecar import ServerTLSSettings
@@ -34,7 +35,6 @@ from xds.objects.virtual_service import (
     Delay,
     HeaderOperations,
     HTTPBody,
-    HTTPMatchRequest,
     HTTPRedirect,
     Percent,
     RegexRewrite,
@@ -181,16 +181,6 @@ def _headers(path: str, operations: HeaderOperations) -> Iterator[Problem]:
             yield Problem(f"{path}.remove[{i}]", f"{name!r} is not a header's name")
 
 
-def _match(path: str, match: HTTPMatchRequest) -> Iterator[Problem]:
-    for part, names in (
-        ("headers", match.headers),
-        ("withoutHeaders", match.without_headers),
-        ("queryParams", match.query_params),
-    ):
-        if "" in names:
-            yield Problem(f"{path}.{part}", "a name is empty")
-
-
 def _selector(path: str, labels: dict[str, str]) -> Iterator[Problem]:
     for key, value in labels.items():
         if not key:
@@ -217,8 +207,8 @@ def _workload(path: str, workload: WorkloadEntrySpec) -> Iterator[Problem]:
 
 _RULES: dict[type[Message], Callable[[str, Any], Iterator[Problem]]] = {
     HeaderOperations: _headers,
-    HTTPMatchRequest: _match,
     MatchLabelsSelector: lambda path, selector: _selector(f"{path}.matchLabels", selector.match_labels),
     WorkloadSelector: lambda path, selector: _selector(f"{path}.labels", selector.labels),
     WorkloadEntrySpec: _workload,
+    **ROUTING_RULES,
 }

@@ -17,6 +17,7 @@ _HOST = re.compile(
     re.ASCII,
 )
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", re.ASCII)
+MAX_WEIGHTS = 2**32 - 1  # Envoy: WeightedCluster
 _REDIRECT_CODES = frozenset({301, 302, 303, 307, 308})
 
 
@@ -51,21 +52,38 @@ def _virtual_service(item: VirtualService) -> Iterator[Problem]:
     yield from _export_to("$.spec.exportTo", spec.export_to)
     for i, http in enumerate(spec.http):
         yield from _http_route(f"$.spec.http[{i}]", http, delegate=not spec.hosts)
-    both: tuple[tuple[str, tuple[TLSRoute | TCPRoute, ...]], ...] = (("tls", spec.tls), ("tcp", spec.tcp))
-    for kind, routes in both:
-        for i, route in enumerate(routes):
-            at = f"$.spec.{kind}[{i}]"
-            if not route.route:
-                yield Problem(f"{at}.route", "a route needs a destination")
-            yield from _weights(f"{at}.route", [r.weight for r in route.route])
-            for j, target in enumerate(route.route):
-                yield from _destination(f"{at}.route[{j}].destination", target.destination)
-            if kind == "tls":
-                if not spec.tls[i].match:
-                    yield Problem(f"{at}.match", "a TLS route needs a match, which says for which SNI hosts it is")
-                for j, match in enumerate(spec.tls[i].match):
-                    if not match.sni_hosts:
-                        yield Problem(f"{at}.match[{j}].sniHosts", "a TLS match needs at least one SNI host")
+    for i, tls in enumerate(spec.tls):
+        yield from _l4_route(f"$.spec.tls[{i}]", tls)
+        yield from _server_names(f"$.spec.tls[{i}].match", tls, item)
+    for i, tcp in enumerate(spec.tcp):
+        yield from _l4_route(f"$.spec.tcp[{i}]", tcp)
+
+
+def _l4_route(at: str, route: TLSRoute | TCPRoute) -> Iterator[Problem]:
+    if not route.route:
+        yield Problem(f"{at}.route", "a route needs a destination")
+    yield from _weights(f"{at}.route", [r.weight for r in route.route])
+    for i, target in enumerate(route.route):
+        yield from _destination(f"{at}.route[{i}].destination", target.destination)
+
+
+def _server_names(at: str, route: TLSRoute, item: VirtualService) -> Iterator[Problem]:
+    if not route.match:
+        yield Problem(at, "a TLS route needs a match, which says for which SNI hosts it is")
+    for i, match in enumerate(route.match):
+        if not match.sni_hosts:
+            yield Problem(f"{at}[{i}].sniHosts", "a TLS match needs at least one SNI host")
+        for j, name in enumerate(match.sni_hosts):
+            if not any(_falls_within(name, host, item.ref.namespace) for host in item.spec.hosts):
+                yield Problem(f"{at}[{i}].sniHosts[{j}]", f"{name!r} is none of the hosts of this rule", warning=True)
+
+
+def _falls_within(name: str, host: str, namespace: str) -> bool:
+    """Whether a rule for `host` may be for the server name `name` (Istio: TLSMatchAttributes, `sniHosts`)."""
+    name, host = name.lower(), host.lower()
+    if host.startswith("*"):
+        return name.endswith(host[1:])
+    return name == host or ("." not in host and name == f"{host}.{namespace}.svc.cluster.local")
 
 
 def _http_route(at: str, route: HTTPRoute, *, delegate: bool) -> Iterator[Problem]:
@@ -242,6 +260,8 @@ def _weights(at: str, weights: Iterable[int | None]) -> Iterator[Problem]:
             yield Problem(f"{at}[{i}].weight", f"{weight} is negative")
     if len(given) > 1 and sum(given) == 0:
         yield Problem(at, "several destinations need weights, and their sum is 0")
+    elif sum(given) > MAX_WEIGHTS:
+        yield Problem(at, f"the sum of the weights is greater than {MAX_WEIGHTS}")
 
 
 def _export_to(at: str, values: tuple[str, ...]) -> Iterator[Problem]:

@@ -1,5 +1,7 @@
 """Istio's VirtualService: how calls to a host are routed. https://istio.io/latest/docs/reference/config/networking/virtual-service/"""
 
+import base64
+import builtins
 from typing import Literal
 
 import msgspec
@@ -80,6 +82,17 @@ class HTTPBody(Message, frozen=True):
     string: str | None = None
     bytes: str | None = None  # base64
 
+    @property
+    def content(self) -> builtins.bytes:
+        """The body itself. ValueError where `bytes` is not base64.
+
+        Protobuf's JSON form of bytes: base64 of either alphabet, padded or not.
+        """
+        if self.bytes is None:
+            return (self.string or "").encode()
+        text = self.bytes.rstrip("=").replace("-", "+").replace("_", "/")
+        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+
 
 class HTTPDirectResponse(Message, frozen=True):
     status: UInt32
@@ -121,12 +134,16 @@ class Delay(Message, frozen=True):
     percentage: Percent | None = None
     percent: Int32 | None = None  # deprecated for percentage
 
-    @property
-    def share(self) -> float:
-        """The percentage of requests to delay: all where no field says otherwise."""
-        if self.percentage is not None:
-            return self.percentage.value
-        return 100.0 if self.percent is None else float(self.percent)
+
+GRPC_STATUSES = {
+    name: code
+    for code, name in enumerate(
+        """
+        OK CANCELLED UNKNOWN INVALID_ARGUMENT DEADLINE_EXCEEDED NOT_FOUND ALREADY_EXISTS PERMISSION_DENIED RESOURCE_EXHAUSTED
+        FAILED_PRECONDITION ABORTED OUT_OF_RANGE UNIMPLEMENTED INTERNAL UNAVAILABLE DATA_LOSS UNAUTHENTICATED
+        """.split()
+    )
+}
 
 
 class Abort(Message, frozen=True):

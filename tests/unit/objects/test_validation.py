@@ -2,9 +2,9 @@
 
 import msgspec
 import pytest
-from support.verdicts import GOOD, REFUSED_BY_BOTH, REFUSED_BY_US, Spec, http
+from support.verdicts import GOOD, REFUSED_BY_BOTH, REFUSED_BY_US, WITHOUT_EFFECT, Spec, http
 
-from xds.objects import KINDS
+from xds.objects import KINDS, HTTPBody
 from xds.objects.decoding import Decoded, from_json
 from xds.objects.formats import format_problem
 
@@ -22,11 +22,24 @@ def test_a_bad_value_quarantines_its_object_and_is_named(kind: str, spec: Spec, 
     assert [p.field for p in decoded.problems] == [field]
 
 
+@pytest.mark.parametrize(("kind", "spec", "field"), WITHOUT_EFFECT, ids=lambda v: v if isinstance(v, str) else "")
+def test_what_has_no_effect_is_told_and_the_rest_is_taken(kind: str, spec: Spec, field: str) -> None:
+    decoded = verdict(kind, spec)
+    assert decoded.object is not None
+    assert [(p.field, p.warning) for p in decoded.problems] == [(field, True)]
+
+
 @pytest.mark.parametrize(("kind", "spec"), GOOD, ids=lambda v: v if isinstance(v, str) else "")
 def test_a_good_one_is_taken_without_a_word(kind: str, spec: Spec) -> None:
     decoded = verdict(kind, spec)
     assert decoded.problems == ()
     assert decoded.object is not None
+
+
+@pytest.mark.parametrize("text", ["_-8=", "/+8=", "_-8"])
+def test_bytes_are_base64_of_either_alphabet(text: str) -> None:
+    body = HTTPBody(bytes=text)
+    assert body.content == b"\xff\xef"
 
 
 def test_zero_is_a_duration_that_switches_off() -> None:
