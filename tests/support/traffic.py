@@ -271,10 +271,11 @@ class Mesh:
         found = self.objects["Pod", namespace or self.namespace, pod]
         self.put({**found, "metadata": {**found["metadata"], "labels": dict(labels)}})
 
-    def delete(self, kind: str, name: str, namespace: str | None = None) -> None:
-        """Delete one object."""
+    def delete(self, kind: str, name: str, namespace: str | None = None, *, quiet: bool = False) -> None:
+        """Delete one object; `quiet`: for the next step to write."""
         del self.objects[kind, self.namespace if namespace is None and kind not in ("Namespace", "Node") else namespace or "", name]
-        self.write()
+        if not quiet:
+            self.write()
 
     def write(self) -> None:
         """Show the control plane what was put; returns when it has taken it in."""
