@@ -34,6 +34,9 @@ class OneClass:
         self.assignment = Assignment("test", {group.type_url: (group,) for group in self.groups.values()})
         self.streams: list[Assignable] = []
 
+    async def prepare(self, stream: Assignable) -> None:
+        pass
+
     def open(self, stream: Assignable) -> Assignment:
         self.streams.append(stream)
         return self.assignment

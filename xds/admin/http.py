@@ -5,7 +5,6 @@
 `/debug/registryz` services · `/debug/memory` what is held, by kind.
 """
 
-import gc
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -79,7 +78,7 @@ class Admin:
     def _memory(self) -> dict[str, Any]:
         page = os.sysconf("SC_PAGE_SIZE")
         resident = int(Path("/proc/self/statm").read_text().split()[1]) * page
-        return {"rss_bytes": resident, "gc": gc.get_stats(), **self._control.classes.sizes()}
+        return {"rss_bytes": resident, "gc": self._control.collector.pauses(), **self._control.classes.sizes()}
 
 
 def _json(answer: Answer) -> Callable[[web.Request], Any]:

@@ -5,9 +5,9 @@ import contextlib
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 import structlog
@@ -91,7 +91,17 @@ def command(
     """
     logging.configure(json=log_json, level=log_level)
     with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(_serve(files, resources, kubeconfig, context, grpc_address, http_address, injection, webhook_address))
+        _run(_serve(files, resources, kubeconfig, context, grpc_address, http_address, injection, webhook_address))
+
+
+def _run(serving: Coroutine[Any, Any, None]) -> None:
+    """Run the event loop: uvloop's, which saves a tenth of a push, where there is one for this platform."""
+    try:
+        import uvloop
+    except ImportError:
+        asyncio.run(serving)
+    else:
+        uvloop.run(serving)
 
 
 async def _serve(

@@ -290,6 +290,9 @@ class Assignable(Protocol):
 class Provider(Protocol):
     """Decides what each stream gets. The server calls it on the event loop's thread."""
 
+    async def prepare(self, stream: Assignable) -> None:
+        """Called before `open`, for what that needs and takes long: it may leave the loop to others."""
+
     def open(self, stream: Assignable) -> Assignment:
         """The first assignment of a new stream. ProtocolError refuses it. Later ones go through `stream.assign`."""
 

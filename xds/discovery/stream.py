@@ -54,6 +54,7 @@ class Stream:
             return
         self._introduce(first)
         structlog.contextvars.bind_contextvars(proxy=self.node.id, peer=self.peer)
+        await self.server.provider.prepare(self)
         assignment = self.server.provider.open(self)
         try:
             self.assign(assignment)

@@ -20,7 +20,7 @@ CLUSTER, ENDPOINTS, LISTENER, ROUTES = map(pb.type_url, (pb.Cluster, pb.ClusterL
 FeedKey = tuple[str, Hashable]
 
 
-def _claimed(stream: Assignable) -> Claim:
+def claim_of(stream: Assignable) -> Claim:
     """What the proxy at the other end says of itself."""
     place = stream.node.locality
     return claim(stream.node.id, stream.node_metadata, Locality(place.region, place.zone, place.sub_zone))
@@ -40,12 +40,34 @@ class Classes:
         self._claims: dict[Claim, set[Assignable]] = {}
         self._moved: dict[Claim, Shares] = {}
         self._touched: dict[Feed, None] = {}
-        self._vacated = False  # some assignment may have lost its last user
+        self._unused: set[Shares] = set()  # had no user when last looked at
         self._reported: dict[flow.Node, str] = {}
+
+    def prepare(self, claimed: Claim) -> Iterator[None]:
+        """Compute, a node at a time, what `open` will need for a proxy of this claim that nobody had before."""
+        client = self.mesh.client(claimed)
+        scope = self.mesh.scope(client)
+        if self.translation.deciding.node(scope).state:
+            for key in self.mesh.hosts(scope):
+                self.translation.deciding_labels(scope, *key)
+                yield
+        for feed_key, _, fixed, listing, member in self._plan(self.translation.shares(client)):
+            if feed_key in self._feeds:
+                continue
+            for node in fixed:
+                _compute(node)
+                yield
+            for arguments in (_compute(listing) if listing is not None else None) or ():
+                _compute(member(arguments))
+                yield
+
+    def keep(self, claimed: Claim) -> None:
+        """Have the groups of a proxy of this claim at hand, until two calls of `release` find nobody using them."""
+        self._assignment(self.translation.shares(self.mesh.client(claimed)))
 
     def open(self, stream: Assignable) -> Assignment:
         """What a new stream gets; builds what nobody had before. ProtocolError where its node makes no sense."""
-        claimed = _claimed(stream)
+        claimed = claim_of(stream)
         streams = self._claims.setdefault(claimed, set())
         streams.add(stream)
         node = self._shares(claimed)
@@ -54,13 +76,12 @@ class Classes:
 
     def close(self, stream: Assignable) -> None:
         """The stream has ended."""
-        claimed = _claimed(stream)
+        claimed = claim_of(stream)
         streams = self._claims[claimed]
         streams.discard(stream)
         if not streams:
             del self._claims[claimed]
             self._moved.pop(claimed, None)
-            self._vacated = True
             self._watch.discard(self._shares(claimed))
 
     def settle(self) -> Iterator[None]:
@@ -78,7 +99,7 @@ class Classes:
             yield
 
     def flush(self) -> None:
-        """Show everything that was settled, as one step; let go of groups that nobody uses."""
+        """Show everything that was settled, as one step."""
         touched, self._touched = self._touched, {}
         for feed in touched:
             feed.flush()
@@ -87,9 +108,19 @@ class Classes:
             assignment = self._assignment(shares)
             for stream in self._claims.get(claimed, ()):
                 stream.assign(assignment)
-        if moved or self._vacated:
-            self._vacated = False
-            self._release_unused()
+
+    def release(self) -> None:
+        """Let go of groups that nobody uses, nor did at the last call: proxies that have gone are often back in a moment."""
+        used = {self._shares(claimed).value for claimed in self._claims}
+        unused = self._assignments.keys() - used
+        for shares in unused & self._unused:
+            for key in self._assignments.pop(shares)[1]:
+                self._users[key] -= 1
+                if not self._users[key]:
+                    del self._users[key]
+                    for node in self._feeds.pop(key).stop(self._watch):
+                        self._fed.pop(node, None)
+        self._unused = unused - self._unused
 
     def dump(self, claimed: Claim) -> tuple[Assignment, dict[str, Feed]]:
         """What the proxy that makes this claim gets, and the feeds behind its groups by group name."""
@@ -164,16 +195,10 @@ class Classes:
         yield (("inbound listeners", inbound), LISTENER, (t.inbound_listeners.node(inbound),), None, None)
         yield (("routes", (scope, r)), ROUTES, (), t.route_names.node(scope, r), lambda k: t.route.node(scope, r, *k))
 
-    def _release_unused(self) -> None:
-        used = {id(self._assignments[s][0]) for s in self._in_use() if s in self._assignments}
-        for shares in [s for s, (a, _) in self._assignments.items() if id(a) not in used]:
-            for key in self._assignments.pop(shares)[1]:
-                self._users[key] -= 1
-                if not self._users[key]:
-                    del self._users[key]
-                    for node in self._feeds.pop(key).stop(self._watch):
-                        self._fed.pop(node, None)
 
-    def _in_use(self) -> Iterator[Shares]:
-        for claimed in self._claims:
-            yield self._shares(claimed).value
+def _compute(node: flow.Node) -> Any:
+    """The value of `node`; None where that fails, which whoever watches it will find out."""
+    try:
+        return node.read()
+    except Exception:  # noqa: BLE001 - kept on the node, reported by Graph.errors
+        return None

@@ -112,15 +112,16 @@ class Translation(flow.Graph):
     @flow.derived
     def deciding(self, scope: Scope) -> frozenset[str]:
         """The labels of a client that decide which endpoints it gets, or in what order, of any service of `scope`."""
-        return frozenset().union(*(self._deciding(scope, *key) for key in self.mesh.hosts(scope)))
+        return frozenset().union(*(self.deciding_labels(scope, *key) for key in self.mesh.hosts(scope)))
 
     @flow.derived
     def deciding_of_names(self, scope: Scope) -> frozenset[str]:
         """The same of services whose endpoints are names: those are in their clusters, and in no assignment."""
-        return frozenset().union(*(self._deciding(scope, *key) for key in self.mesh.hosts(scope) if self._by_name(*key)))
+        return frozenset().union(*(self.deciding_labels(scope, *key) for key in self.mesh.hosts(scope) if self._by_name(*key)))
 
     @flow.derived
-    def _deciding(self, scope: Scope, hostname: str, namespace: str) -> frozenset[str]:
+    def deciding_labels(self, scope: Scope, hostname: str, namespace: str) -> frozenset[str]:
+        """The same of one service."""
         service = self.mesh.service(hostname, namespace)
         return frozenset() if service is None else deciding_labels(self.mesh.view(scope), service)
 
@@ -148,7 +149,7 @@ class Translation(flow.Graph):
     @flow.derived
     def clusters(self, scope: Scope, client: Client, hostname: str, namespace: str) -> Resources:
         """The outbound clusters of one service."""
-        place = self._deciding(scope, hostname, namespace) if self._by_name(hostname, namespace) else ()
+        place = self.deciding_labels(scope, hostname, namespace) if self._by_name(hostname, namespace) else ()
         return self._clusters(
             self.rule_scope(scope, hostname, namespace), _placed(_within(client, EVERYONE), client, place), hostname, namespace
         )
@@ -177,7 +178,7 @@ class Translation(flow.Graph):
     def assignments(self, scope: Scope, client: Client, hostname: str, namespace: str) -> Resources:
         """The endpoints of one service: an assignment for each of its clusters that asks for one."""
         least = self.rule_scope(scope, hostname, namespace)
-        return self._assignments(least, project(client, self._deciding(scope, hostname, namespace)), hostname, namespace)
+        return self._assignments(least, project(client, self.deciding_labels(scope, hostname, namespace)), hostname, namespace)
 
     @flow.derived
     def _assignments(self, scope: Scope, client: Client, hostname: str, namespace: str) -> Resources:

@@ -4,6 +4,7 @@ A Sidecar's egress hosts are pairs `namespace/pattern`. They are read here as *i
 put in as the client's namespace. Services and VirtualServices are both imported by them.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 
 import msgspec
@@ -192,6 +193,10 @@ class Visibility(Endpoints):
         """Every service of the mesh, oldest first."""
         namespaces = sorted({ref.namespace for ref in self.services[""]})
         return tuple(sorted(item for namespace in namespaces for item in self.registered(namespace)))
+
+    def populated(self) -> list[str]:
+        """The namespaces that define services, the largest first."""
+        return [namespace for namespace, _ in Counter(ref.namespace for ref in self.services[""]).most_common()]
 
     @flow.derived
     def public(self) -> tuple[ServiceKey, ...]:

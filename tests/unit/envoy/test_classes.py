@@ -6,6 +6,7 @@ from xds import pb
 from xds.discovery.resources import Assignment
 from xds.envoy.classes import Classes
 from xds.mesh.store import Mesh
+from xds.mesh.workloads import claim
 from xds.objects.decoding import from_yaml
 from xds.sources.changes import Change
 
@@ -117,10 +118,40 @@ def test_proxies_that_see_the_same_share_their_outbound_groups() -> None:
     assert one.assignment.groups[CLUSTER][0] is other.assignment.groups[CLUSTER][0]
 
 
-def test_the_last_proxy_that_leaves_takes_its_groups_with_it() -> None:
+def test_groups_that_nobody_uses_are_let_go_a_while_after_the_last_proxy_left() -> None:
     world = World()
     world.apply(service("a", "10.96.0.1"))
     proxy = world.connect(Proxy())
     world.classes.close(proxy)
-    world.classes.flush()
+    world.classes.release()
+    assert world.classes.sizes()["groups"] != {}
+    world.classes.release()
     assert world.classes.sizes()["groups"] == {}
+
+
+def test_a_proxy_that_comes_back_finds_its_groups_up_to_date() -> None:
+    world = World()
+    world.apply(service("a", "10.96.0.1"))
+    first = world.connect(Proxy())
+    assert first.assignment is not None
+    group = first.assignment.groups[ENDPOINTS][0]
+    world.classes.close(first)
+    world.classes.release()
+    world.apply(service("b", "10.96.0.2"))
+    second = world.connect(Proxy())
+    world.classes.release()
+    world.classes.release()
+    assert second.assignment is not None
+    assert second.assignment.groups[ENDPOINTS][0] is group
+    assert second.names(ENDPOINTS) == {outbound("a"), outbound("b")}
+
+
+def test_what_was_prepared_is_what_a_proxy_gets() -> None:
+    world = World()
+    world.apply(service("a", "10.96.0.1"))
+    proxy = Proxy()
+    for _ in world.classes.prepare(claim(proxy.node.id, {})):
+        world.apply(service("b", "10.96.0.2"))  # changes in between
+    world.connect(proxy)
+    assert {outbound("a"), outbound("b")} <= proxy.names(CLUSTER)
+    assert proxy.names(ENDPOINTS) == {outbound("a"), outbound("b")}
