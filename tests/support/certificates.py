@@ -28,6 +28,16 @@ class Authority:
         private = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
         return self._write(f"{name}.pem", self._signed(builder)), self._write(f"{name}.key", private)
 
+    def revoke(self, name: str, *certificates: Path) -> Path:
+        """A list of revoked certificates that has these."""
+        now = datetime.now(UTC)
+        builder = x509.CertificateRevocationListBuilder().issuer_name(self._name).last_update(now - timedelta(hours=1))
+        builder = builder.next_update(now + timedelta(days=1))
+        for path in certificates:
+            serial = x509.load_pem_x509_certificate(path.read_bytes()).serial_number
+            builder = builder.add_revoked_certificate(x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(now).build())
+        return self._write(f"{name}.crl", builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
+
     def _builder(self, subject: x509.Name, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
         now = datetime.now(UTC)
         builder = x509.CertificateBuilder().subject_name(subject).issuer_name(self._name).public_key(key.public_key())
