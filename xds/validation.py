@@ -184,7 +184,8 @@ def _field(field: FieldDescriptor) -> FieldRules:
     return FieldRules(
         name=field.name,
         presence=field.has_presence and not field.is_repeated,
-        required=(message is not None and message.required) or getattr(own, "required", False),
+        # One of several that may be given is required where it is the one that is.
+        required=field.containing_oneof is None and ((message is not None and message.required) or getattr(own, "required", False)),
         repeated=field.is_repeated,
         mapped=is_map,
         wrapped=wrapped,

@@ -44,7 +44,10 @@ def at(address: str, port: int = 9080, place: str = "", **fields: Any) -> Endpoi
 
 
 class Destination(Seen):
-    """A view of one service under the `trafficPolicy` and `subsets` of one DestinationRule, written as in YAML."""
+    """A view of one service under the `trafficPolicy` and `subsets` of one DestinationRule, written as in YAML.
+
+    `selects`: the rule is for some workloads, and the client is one of them.
+    """
 
     def __init__(
         self,
@@ -53,6 +56,8 @@ class Destination(Seen):
         subsets: Iterable[Mapping[str, Any]] = (),
         endpoints: Iterable[Endpoint] = (),
         config: Mapping[str, Any] | None = None,
+        *,
+        selects: bool = False,
     ) -> None:
         self.the_service = service or reviews()
         super().__init__(self.the_service, config=decoded(config or {}, MeshConfig))
@@ -65,7 +70,7 @@ class Destination(Seen):
             for s in subsets
         )
         own = None if policy is None else decoded(policy, TrafficPolicy)
-        self.rule = DestinationPolicy(own, made, (RULE,) if own or made else ())
+        self.rule = DestinationPolicy(own, made, (RULE,) if own or made else (), selects)
         self.all_endpoints = tuple(endpoints)
         self.hosts: tuple[str, ...] = ()  # further hosts that a rig's requests may name
 

@@ -99,6 +99,24 @@ REFUSED_BY_BOTH: list[tuple[str, Spec, str]] = [
     ("WorkloadEntry", {"address": "unix:///run/it", "ports": {"a": 1}}, "$.spec.ports"),
 ]
 
+REFUSED_BY_BOTH += [
+    ("DestinationRule", policy(**fields), f"$.spec.trafficPolicy.{at}")
+    for fields, at in (
+        ({"connectionPool": {"tcp": {"connectTimeout": "0s"}}}, "connectionPool.tcp.connectTimeout"),
+        ({"connectionPool": {"tcp": {"maxConnectionDuration": "0s"}}}, "connectionPool.tcp.maxConnectionDuration"),
+        ({"connectionPool": {"tcp": {"tcpKeepalive": {"time": "0s"}}}}, "connectionPool.tcp.tcpKeepalive.time"),
+        ({"connectionPool": {"http": {"http2KeepAlive": {"interval": "0s"}}}}, "connectionPool.http.http2KeepAlive.interval"),
+        ({"outlierDetection": {"interval": "0s"}}, "outlierDetection.interval"),
+        ({"outlierDetection": {"baseEjectionTime": "0s"}}, "outlierDetection.baseEjectionTime"),
+        ({"loadBalancer": {"warmup": {"duration": "0s"}}}, "loadBalancer.warmup.duration"),
+        ({"loadBalancer": {"consistentHash": {"useSourceIp": True, "httpHeaderName": "a"}}}, "loadBalancer.consistentHash"),
+        ({"loadBalancer": {"consistentHash": {"useSourceIp": True, "maglev": {}, "ringHash": {}}}}, "loadBalancer.consistentHash"),
+        ({"loadBalancer": {"consistentHash": {"httpCookie": {"ttl": "1s"}}}}, "loadBalancer.consistentHash.httpCookie.name"),
+        ({"tunnel": {"targetHost": "a.test"}}, "tunnel.targetPort"),
+        ({"proxyProtocol": {"version": "V3"}}, "proxyProtocol.version"),
+    )
+]
+
 # The API server's schema takes these (Istio's webhook or Envoy would not).
 REFUSED_BY_US: list[tuple[str, Spec, str]] = [
     ("VirtualService", {"hosts": [], "tcp": [{"route": [{"destination": {"host": "a"}}]}]}, "$.spec.hosts"),
@@ -230,6 +248,67 @@ WITHOUT_EFFECT: list[tuple[str, Spec, str]] = [
         "$.spec.tls[0].match[0].sniHosts[0]",
     ),
 ]
+REFUSED_BY_US += [
+    ("DestinationRule", policy(**fields), f"$.spec.trafficPolicy.{at}")
+    for fields, at in (
+        ({"connectionPool": {"tcp": {"maxConnections": -1}}}, "connectionPool.tcp.maxConnections"),
+        ({"connectionPool": {"http": {"maxRetries": -1}}}, "connectionPool.http.maxRetries"),
+        ({"loadBalancer": {"consistentHash": {"httpHeaderName": "x a"}}}, "loadBalancer.consistentHash.httpHeaderName"),
+        ({"loadBalancer": {"consistentHash": {"httpCookie": {"name": ""}}}}, "loadBalancer.consistentHash.httpCookie.name"),
+        (
+            {"loadBalancer": {"consistentHash": {"useSourceIp": True, "maglev": {"tableSize": 65536}}}},
+            "loadBalancer.consistentHash.maglev.tableSize",
+        ),
+        (
+            {"loadBalancer": {"consistentHash": {"useSourceIp": True, "maglev": {"tableSize": 5000077}}}},
+            "loadBalancer.consistentHash.maglev.tableSize",
+        ),
+        (
+            {"loadBalancer": {"consistentHash": {"useSourceIp": True, "ringHash": {"minimumRingSize": 8388609}}}},
+            "loadBalancer.consistentHash.ringHash.minimumRingSize",
+        ),
+        ({"loadBalancer": {"localityLbSetting": {"distribute": [{"from": "a/*", "to": {"b/*": 99}}]}}},
+         "loadBalancer.localityLbSetting.distribute[0].to"),
+        ({"loadBalancer": {"localityLbSetting": {"distribute": [{"from": "a/*/c", "to": {"b/*": 100}}]}}},
+         "loadBalancer.localityLbSetting.distribute[0].from"),
+        ({"loadBalancer": {"localityLbSetting": {"distribute": [{"from": "*", "to": {"a": 100}}], "failover": [{"from": "a", "to": "b"}]}}},
+         "loadBalancer.localityLbSetting"),
+        ({"loadBalancer": {"localityLbSetting": {"failover": [{"from": "a", "to": "a"}]}}}, "loadBalancer.localityLbSetting.failover[0]"),
+        ({"loadBalancer": {"localityLbSetting": {"failover": [{"from": "a/b", "to": "c"}]}}},
+         "loadBalancer.localityLbSetting.failover[0].from"),
+        ({"tls": {"mode": "SIMPLE", "credentialName": "a", "caCertificates": "/b"}}, "tls"),
+        ({"tls": {"mode": "SIMPLE", "sni": "a" * 256}}, "tls.sni"),
+        ({"tunnel": {"targetHost": "a.test", "targetPort": 0}}, "tunnel.targetPort"),
+        ({"tunnel": {"targetHost": "*.test", "targetPort": 80}}, "tunnel.targetHost"),
+        ({"tunnel": {"targetHost": "a.test", "targetPort": 80, "protocol": "GET"}}, "tunnel.protocol"),
+    )
+]  # fmt: skip
+
+WITHOUT_EFFECT += [
+    ("DestinationRule", policy(**fields), f"$.spec.trafficPolicy.{at}")
+    for fields, at in (
+        ({"tls": {"mode": "ISTIO_MUTUAL"}}, "tls"),
+        ({"tls": {"mode": "SIMPLE", "credentialName": "a"}}, "tls.credentialName"),
+        ({"portLevelSettings": [{"port": {"number": 80}, "tls": {"mode": "ISTIO_MUTUAL"}}]}, "portLevelSettings[0].tls"),
+        ({"loadBalancer": {"consistentHash": {"maglev": {}}}}, "loadBalancer.consistentHash"),
+        ({"loadBalancer": {"simple": "RANDOM", "warmup": {"duration": "1s"}}}, "loadBalancer.warmup"),
+        ({"outlierDetection": {"consecutiveErrors": 5}}, "outlierDetection.consecutiveErrors"),
+        ({"outlierDetection": {"consecutiveLocalOriginFailures": 5}}, "outlierDetection.consecutiveLocalOriginFailures"),
+        ({"retryBudget": {"budgetInterval": "10s"}}, "retryBudget.budgetInterval"),
+        ({"connectionPool": {"http": {"http1MaxPending": 1}}}, "connectionPool.http.http1MaxPending"),
+    )
+] + [
+    (
+        "DestinationRule",
+        {"host": "a", "workloadSelector": {}, "trafficPolicy": {"tls": {"mode": "MUTUAL", "credentialName": "a"}}},
+        "$.spec.trafficPolicy.tls.credentialName",
+    ),
+    (
+        "DestinationRule",
+        {"host": "a", "subsets": [{"name": "v1", "trafficPolicy": {"tls": {"mode": "ISTIO_MUTUAL"}}}]},
+        "$.spec.subsets[0].trafficPolicy.tls",
+    ),
+]
 
 GOOD: list[tuple[str, Spec]] = [
     ("VirtualService", http()),
@@ -259,6 +338,17 @@ GOOD: list[tuple[str, Spec]] = [
     ),
     ("VirtualService", {"hosts": ["*.example.com", "10.0.0.1"], "tcp": [{"route": [{"destination": {"host": "a"}}]}]}),
     ("DestinationRule", {"host": "*.example.com"}),
+    ("DestinationRule", policy(connectionPool={"tcp": {"idleTimeout": "0s", "maxConnections": 0}, "http": {"idleTimeout": "1ms"}})),
+    ("DestinationRule", policy(loadBalancer={"consistentHash": {"useSourceIp": True, "maglev": {"tableSize": 5000011}}})),
+    (
+        "DestinationRule",
+        policy(loadBalancer={"localityLbSetting": {"distribute": [{"from": "*", "to": {"a/b/*": 60, "c": 40}}]}}),
+    ),
+    (
+        "DestinationRule",
+        policy(loadBalancer={"localityLbSetting": {"failover": [{"from": "a", "to": "b"}], "failoverPriority": ["tier"]}}),
+    ),
+    ("DestinationRule", policy(tunnel={"targetHost": "10.0.0.1", "targetPort": 443, "protocol": "POST"})),
     ("DestinationRule", policy(loadBalancer={"consistentHash": {"httpCookie": {"name": "a", "ttl": "0s"}}})),
     ("DestinationRule", policy(portLevelSettings=[{"port": {"number": 80}, "tls": {"mode": "SIMPLE"}}])),
     ("Sidecar", {}),

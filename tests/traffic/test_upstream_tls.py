@@ -240,3 +240,49 @@ class TestTunnel:
             assert "host: far.example.com:443" in head
             assert body == [b"5", b"hello"]
             assert connection.recv(2) == b"hi"
+
+
+class TestCertificatesOfTheMesh:
+    """A control plane without an authority of its own has none for its proxies: what asks for them says so, and fails closed."""
+
+    @pytest.fixture
+    def client(self, mesh: Mesh) -> Pod:
+        return mesh.pod(f"asking-{len(mesh.pods)}", {"app": "asking"})
+
+    @pytest.mark.parametrize(
+        ("name", "tls", "selector", "field"),
+        [
+            ("mesh-tls", "mode: ISTIO_MUTUAL", "", "tls"),
+            ("credential", "mode: SIMPLE, credentialName: web", "workloadSelector: {matchLabels: {app: asking}},", "tls.credentialName"),
+        ],
+    )
+    def test_a_rule_that_needs_them_is_told_so_and_nothing_is_sent_in_plain_text(
+        self, mesh: Mesh, client: Pod, name: str, tls: str, selector: str, field: str
+    ) -> None:
+        service = mesh.service(name)
+        mesh.service(f"{name}-beside")
+        mesh.apply(f"""
+            apiVersion: networking.istio.io/v1
+            kind: DestinationRule
+            metadata: {{name: {name}}}
+            spec: {{{selector} host: {name}, trafficPolicy: {{tls: {{{tls}}}}}}}
+        """)
+        client.settle()
+        assert client.get(f"http://{name}/").status == 503
+        assert service["v1"].calls == []
+        assert client.get(f"http://{name}-beside/").status == 200
+        assert [p for p in mesh.problems() if f"DestinationRule {name}." in p and f"$.spec.trafficPolicy.{field}: " in p]
+
+    def test_a_credential_without_workload_selector_is_not_for_sidecars(self, mesh: Mesh, client: Pod) -> None:
+        mesh.service("files", ports=PLAIN)
+        mesh.apply("""
+            apiVersion: networking.istio.io/v1
+            kind: DestinationRule
+            metadata: {name: files}
+            spec: {host: files, trafficPolicy: {tls: {mode: SIMPLE, credentialName: web, insecureSkipVerify: true}}}
+        """)
+        client.settle()
+        call = client.get("http://files/").call
+        assert call is not None
+        assert call.tls
+        assert [p for p in mesh.problems() if "DestinationRule files." in p and "tls.credentialName: " in p]

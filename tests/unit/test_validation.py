@@ -36,6 +36,9 @@ class TestGood:
     def test_our_own_assignments(self) -> None:
         assert found(Destination(endpoints=[at("10.0.0.1", place="r/z", workload="a")]).assignment()) == {}
 
+    def test_what_is_required_of_one_of_several_is_so_where_it_is_given(self) -> None:
+        assert found(of("envoy.config.route.v3.Route", match={"prefix": "/"}, **UNMATCHED)) == {}
+
     def test_an_extension_that_we_do_not_know(self) -> None:
         socket: Any = {"name": "x", "typed_config": {"type_url": "type.googleapis.com/example.Unknown", "value": b"\xff"}}
         assert found(pb.Cluster(name="a", transport_socket=socket)) == {}

@@ -28,7 +28,7 @@ from xds.envoy.traffic_policy import (
     upstream,
     upstream_connection_options,
 )
-from xds.envoy.transport_sockets import auto_server_name, transport_socket
+from xds.envoy.transport_sockets import auto_server_name, transport_socket, without_credential
 from xds.mesh.model import Client, Inbound, Mode, Port, Resolution, Service
 from xds.mesh.view import View
 from xds.objects import ConnectionPoolSettings, MeshConfig, TrafficPolicy
@@ -56,6 +56,8 @@ def outbound_clusters(view: View, service: Service, client: Client) -> list[pb.C
 
 
 def _outbound(view: View, service: Service, port: Port, subset: str, policy: TrafficPolicy, client: Client) -> pb.Cluster:
+    if client.kind == "sidecar" and not view.policy(service).selects:
+        policy = without_credential(policy)
     config, pool, outliers = view.config, policy.connection_pool or NO_POOL, policy.outlier_detection
     http = Upstream(http2=True)
     if not upgrades(port.protocol, pool, config):

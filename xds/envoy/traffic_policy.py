@@ -4,6 +4,7 @@ Istio: DestinationRule, `connectionPool`, `outlierDetection` and `retryBudget`. 
 """
 
 from datetime import timedelta
+from math import ceil
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 HTTP_PROTOCOL_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 UNLIMITED = 2**32 - 1
+MAX_KEEPALIVE_SECONDS, MAX_KEEPALIVE_PROBES = 32_767, 127  # Linux: tcp(7)
 KEEPALIVE_TIMEOUT = timedelta(seconds=20)  # Envoy demands one; gRPC's default
 
 NO_POOL = ConnectionPoolSettings()
@@ -59,7 +61,7 @@ def circuit_breakers(pool: ConnectionPoolSettings, budget: RetryBudget | None = 
                 if budget is None
                 else {
                     "budget_percent": None if budget.percent is None else {"value": budget.percent},
-                    "min_retry_concurrency": _given(budget.min_retry_concurrency),
+                    "min_retry_concurrency": _given(budget.min_retry_concurrency or None),
                 },
             }
         ]
@@ -75,15 +77,18 @@ def _given(value: int | None) -> "UInt32Value | None":
 
 
 def upstream_connection_options(pool: ConnectionPoolSettings, config: MeshConfig) -> "UpstreamConnectionOptions | None":
-    """TCP keepalive: the mesh's, each of its values replaced by the rule's where it has one. Empty: the kernel's defaults."""
+    """TCP keepalive: the mesh's, each of its values replaced by the rule's where it has one. Empty: the kernel's defaults.
+
+    Whole seconds, and not more than Linux takes: where a socket refuses an option, Envoy gives up the connection.
+    """
     given = [k for k in (None if pool.tcp is None else pool.tcp.tcp_keepalive, config.tcp_keepalive) if k is not None]
     if not given:
         return None
 
-    def seconds(value: timedelta | None) -> int | None:
-        return None if value is None else int(value.total_seconds())
+    def seconds(value: timedelta) -> int:
+        return min(ceil(value.total_seconds()), MAX_KEEPALIVE_SECONDS)
 
-    probes = next((k.probes for k in given if k.probes), None)
+    probes = next((min(k.probes, MAX_KEEPALIVE_PROBES) for k in given if k.probes), None)
     time = next((seconds(k.time) for k in given if k.time), None)
     interval = next((seconds(k.interval) for k in given if k.interval), None)
     return {

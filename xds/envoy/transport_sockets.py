@@ -5,6 +5,8 @@ Istio: DestinationRule, `tls` and `proxyProtocol`.
 
 from typing import TYPE_CHECKING, Literal
 
+import msgspec
+
 from xds import pb
 from xds.envoy import names
 from xds.envoy.addresses import is_ip
@@ -52,6 +54,16 @@ def transport_socket(
         transport_socket=socket or {"name": RAW_BUFFER, "typed_config": pb.any(pb.RawBuffer())},
     )
     return {"name": PROXY_PROTOCOL, "typed_config": pb.any(wrapped)}
+
+
+def without_credential(policy: TrafficPolicy) -> TrafficPolicy:
+    """`policy` as sidecars have it where its rule selects no workloads.
+
+    Istio: ClientTLSSettings, `credentialName`: "applicable at sidecars only if DestinationRule has a workloadSelector specified".
+    """
+    if policy.tls is None or not policy.tls.credential_name:
+        return policy
+    return msgspec.structs.replace(policy, tls=msgspec.structs.replace(policy.tls, credential_name=None))
 
 
 def tls_socket(

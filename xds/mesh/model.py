@@ -208,6 +208,7 @@ class DestinationPolicy(msgspec.Struct, frozen=True):
     policy: TrafficPolicy | None = None
     subsets: tuple[Subset, ...] = ()
     refs: tuple[Ref, ...] = ()
+    selects: bool = False  # they are for workloads with certain labels
 
     def subset(self, name: str) -> Subset | None:
         return next((s for s in self.subsets if s.name == name), None)

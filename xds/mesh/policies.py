@@ -93,6 +93,7 @@ class Policies(Routings):
             policy=next((r.spec.traffic_policy for r in rules if r.spec.traffic_policy is not None), None),
             subsets=tuple(subsets.values()),
             refs=tuple(rule.ref for rule in rules),
+            selects=rules[0].spec.workload_selector is not None,
         )
 
     @flow.derived

@@ -7,7 +7,7 @@ from typing import Any
 
 from xds.errors import Problem
 from xds.objects.constraints import check
-from xds.objects.destination_rule import DestinationRule, TrafficPolicy
+from xds.objects.destination_rule import ClientTLSSettings, DestinationRule, TrafficPolicy
 from xds.objects.service_entry import ServiceEntry, WorkloadEntry
 from xds.objects.sidecar import ServerTLSSettings, Sidecar
 from xds.objects.virtual_service import Destination, HTTPRoute, TCPRoute, TLSRoute, VirtualService
@@ -138,25 +138,41 @@ def _destination(at: str, destination: Destination) -> Iterator[Problem]:
 def _destination_rule(item: DestinationRule) -> Iterator[Problem]:
     yield from _host("$.spec.host", item.spec.host, address=False)
     yield from _export_to("$.spec.exportTo", item.spec.export_to)
-    yield from _traffic_policy("$.spec.trafficPolicy", item.spec.traffic_policy)
+    selects = item.spec.workload_selector is not None
+    yield from _traffic_policy("$.spec.trafficPolicy", item.spec.traffic_policy, selects)
     names = [subset.name for subset in item.spec.subsets]
     for i, subset in enumerate(item.spec.subsets):
         if not _LABEL.fullmatch(subset.name):
             yield Problem(f"$.spec.subsets[{i}].name", f"{subset.name!r} is not a DNS label")
         elif subset.name in names[:i]:
             yield Problem(f"$.spec.subsets[{i}].name", f"the subset {subset.name!r} stands twice")
-        yield from _traffic_policy(f"$.spec.subsets[{i}].trafficPolicy", subset.traffic_policy)
+        yield from _traffic_policy(f"$.spec.subsets[{i}].trafficPolicy", subset.traffic_policy, selects)
 
 
-def _traffic_policy(at: str, policy: TrafficPolicy | None) -> Iterator[Problem]:
+def _traffic_policy(at: str, policy: TrafficPolicy | None, selects: bool) -> Iterator[Problem]:
+    """`selects`: the rule is for some workloads only."""
     if policy is None:
         return
-    tls = policy.tls
-    if tls is not None and tls.mode == "MUTUAL" and not tls.credential_name and not (tls.client_certificate and tls.private_key):
-        yield Problem(f"{at}.tls", "mode MUTUAL needs clientCertificate and privateKey, or credentialName")
+    yield from _identity(f"{at}.tls", policy.tls, selects)
     for i, setting in enumerate(policy.port_level_settings):
         if setting.port is None or not setting.port.number:
             yield Problem(f"{at}.portLevelSettings[{i}].port", "which port these settings are for must be said")
+        yield from _identity(f"{at}.portLevelSettings[{i}].tls", setting.tls, selects)
+
+
+def _identity(at: str, tls: ClientTLSSettings | None, selects: bool) -> Iterator[Problem]:
+    """What needs certificates that a proxy is not sent."""
+    if tls is None:
+        return
+    if tls.mode == "ISTIO_MUTUAL":
+        reason = "the mesh's own certificates are not issued here: connections fail, and none is made without TLS"
+        yield Problem(at, reason, warning=True)
+    elif tls.mode != "DISABLE" and tls.credential_name and selects:
+        reason = "secrets are not sent to proxies: connections fail; name the proxy's files instead"
+        yield Problem(f"{at}.credentialName", reason, warning=True)
+    elif tls.mode != "DISABLE" and tls.credential_name:
+        reason = "is for gateways; without workloadSelector a sidecar does not look at it, and uses its files"
+        yield Problem(f"{at}.credentialName", reason, warning=True)
 
 
 def _service_entry(item: ServiceEntry) -> Iterator[Problem]:  # noqa: C901 - one rule after another

@@ -237,6 +237,14 @@ class TestConnectionPool:
             "keepalive_interval": 75,
         }
 
+    def test_tcp_keepalive_is_what_a_socket_takes(self) -> None:
+        found = cluster({"connectionPool": {"tcp": {"tcpKeepalive": {"probes": 1000, "time": "24h", "interval": "1500ms"}}}})
+        assert plain(found.upstream_connection_options.tcp_keepalive) == {
+            "keepalive_probes": 127,
+            "keepalive_time": 32767,
+            "keepalive_interval": 2,
+        }
+
     def test_an_empty_tcp_keepalive_turns_it_on(self) -> None:
         assert cluster({"connectionPool": {"tcp": {"tcpKeepalive": {}}}}).upstream_connection_options.HasField("tcp_keepalive")
 
@@ -391,15 +399,20 @@ class TestTls:
         (certificate,) = found.common_tls_context.tls_certificates
         assert (certificate.certificate_chain.filename, certificate.private_key.filename) == ("/c.pem", "/k.pem")
 
-    def test_mutual_with_a_credential(self) -> None:
-        context = tls({"mode": "MUTUAL", "credentialName": "web"}).common_tls_context
+    @pytest.mark.parametrize("client", [SIDECAR, Client("default", kind="router")])
+    def test_mutual_with_a_credential(self, client: Client) -> None:
+        context = tls({"mode": "MUTUAL", "credentialName": "web"}, client=client, selects=client is SIDECAR).common_tls_context
         assert [s.name for s in context.tls_certificate_sds_secret_configs] == ["kubernetes://web"]
         assert context.combined_validation_context.validation_context_sds_secret_config.name == "kubernetes://web-cacert"
 
     def test_simple_with_a_credential_has_no_certificate_of_its_own(self) -> None:
-        context = tls({"mode": "SIMPLE", "credentialName": "web"}).common_tls_context
+        context = tls({"mode": "SIMPLE", "credentialName": "web"}, selects=True).common_tls_context
         assert not context.tls_certificate_sds_secret_configs
         assert context.combined_validation_context.validation_context_sds_secret_config.name == "kubernetes://web-cacert"
+
+    def test_without_a_workload_selector_a_sidecar_looks_at_no_credential(self) -> None:
+        context = tls({"mode": "SIMPLE", "credentialName": "web"}).common_tls_context
+        assert context.validation_context.trusted_ca.filename == "/etc/ssl/certs/ca-certificates.crt"
 
     def test_skipping_verification_skips_all_of_it(self) -> None:
         context = tls({"mode": "SIMPLE", "insecureSkipVerify": True, "subjectAltNames": ["a"]}).common_tls_context

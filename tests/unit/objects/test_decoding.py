@@ -168,7 +168,7 @@ class TestWrong:
 
     @pytest.mark.parametrize(("value", "good"), [(2**31 - 1, True), (2**31, False), (-(2**31), True), (-(2**31) - 1, False)])
     def test_signed_integers(self, value: int, good: bool) -> None:
-        policy = {"connectionPool": {"tcp": {"maxConnections": value}}}
+        policy = {"outlierDetection": {"consecutiveErrors": value}}
         assert (both(of("DestinationRule", {"host": "a", "trafficPolicy": policy})).object is not None) is good
 
     @pytest.mark.parametrize(
