@@ -130,6 +130,7 @@ class World:
         for path in self.certificate:
             path.chmod(0o644)  # for proxies too
         self.names: dict[str, list[str]] = {}  # what the DNS server knows, by name in lower case
+        self.failing: set[str] = set()  # names for which it fails
         self.questions: list[str] = []
         self.process: subprocess.Popen[bytes] | None = None
         self.log = directory / "xds.log"
@@ -207,7 +208,7 @@ class World:
         self.questions.append(name)
         known = self.names.get(name)
         found = (known or []) if kind == 1 else []
-        flags = 0x8180 if known is not None else 0x8183
+        flags = 0x8182 if name in self.failing else 0x8180 if known is not None else 0x8183
         head = question[:2] + struct.pack("!HHHHH", flags, 1, len(found), 0, 0) + question[12 : at + 5]
         return head + b"".join(b"\xc0\x0c" + struct.pack("!HHIH", 1, 1, 1, 4) + socket.inet_aton(a) for a in found)
 

@@ -10,12 +10,15 @@ from xds.objects import MeshConfig
 
 if TYPE_CHECKING:
     from xds.pb import envoy_config_cluster_v3_Cluster_CustomClusterType_Init as CustomClusterType
+    from xds.pb import envoy_config_cluster_v3_Cluster_RefreshRate_Init as RefreshRate
     from xds.pb import envoy_config_core_v3_TypedExtensionConfig_Init as TypedExtensionConfig
     from xds.pb import envoy_extensions_common_dynamic_forward_proxy_v3_DnsCacheConfig_Init as DnsCacheConfig
 
 JITTER = timedelta(milliseconds=100)  # proxies that start together do not ask together for ever
 # A UDP socket is used for so many queries: no proxy stays with one DNS server behind a virtual address, nor with a dead one.
 MAX_QUERIES_A_SOCKET = 100
+# A name that does not resolve is asked for again soon, then ever less often, down to the usual rate: it may be about to be made.
+FAILURE_INTERVAL = timedelta(seconds=1)
 
 
 def _family(client: Client) -> Literal["V4_ONLY", "V6_ONLY", "ALL"]:
@@ -30,6 +33,7 @@ def dns_cluster(client: Client, config: MeshConfig, one_at_a_time: bool) -> "Cus
     """
     options = pb.DnsCluster(
         dns_refresh_rate=config.dns_refresh_rate,
+        dns_failure_refresh_rate=_failure_rate(config),
         respect_dns_ttl=True,
         dns_jitter=JITTER,
         dns_lookup_family=_family(client),
@@ -60,8 +64,13 @@ def dns_cache(client: Client, config: MeshConfig) -> "DnsCacheConfig":
         "name": f"dns-{family.lower()}-{refresh_ms}ms",
         "dns_lookup_family": family,
         "dns_refresh_rate": config.dns_refresh_rate,
+        "dns_failure_refresh_rate": _failure_rate(config),
         "typed_dns_resolver_config": _resolver(),
     }
+
+
+def _failure_rate(config: MeshConfig) -> "RefreshRate":
+    return {"base_interval": FAILURE_INTERVAL, "max_interval": max(FAILURE_INTERVAL, config.dns_refresh_rate)}
 
 
 def _resolver() -> "TypedExtensionConfig":
