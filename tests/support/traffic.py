@@ -324,6 +324,7 @@ class Mesh:
         labels: Mapping[str, Mapping[str, str]] | None = None,
         nodes: Mapping[str, str] | None = None,
         headless: bool = False,
+        same_address: bool = False,
         meta: Mapping[str, Any] | None = None,
         spec: Mapping[str, Any] | None = None,
     ) -> Service:
@@ -331,12 +332,14 @@ class Mesh:
 
         `versions` are the versions of its applications in the world, each with how many there are; their pods have the labels `app` and
         `version`, and those of `labels` by version, and run on the Kubernetes node that `nodes` gives their version. `pods` are
-        pods with sidecars that are behind it too.
+        pods with sidecars that are behind it too. `same_address` leaves it the one it had.
         """
         namespace = namespace or self.namespace
         counts = versions if isinstance(versions, Mapping) else dict.fromkeys(versions, 1)
         ports = [{"protocol": "TCP", **port} for port in ports]
         address = "None" if headless else next(self.world.virtual_addresses)
+        if same_address and (before := self.objects.get(("Service", namespace, name))):
+            address = before["spec"]["clusterIP"]
         found = Service(name, f"{name}.{namespace}.svc.cluster.local", address)
         endpoints = []
         for version, count in counts.items():
