@@ -4,6 +4,7 @@ Every stream's node is a *claim*; what the mesh makes of it (a client) decides i
 watches the shares of each claim, so that a pod that gets a label, or a Sidecar that appears, moves just the proxies it concerns.
 """
 
+import itertools
 from collections.abc import Hashable, Iterable, Iterator
 from typing import Any
 
@@ -26,21 +27,31 @@ def claim_of(stream: Assignable) -> Claim:
     return claim(stream.node.id, stream.node_metadata, Locality(place.region, place.zone, place.sub_zone))
 
 
+class _Held:
+    """An assignment, the feeds of its groups, and how many claims have it."""
+
+    __slots__ = ("assignment", "claims", "feeds")
+
+    def __init__(self, assignment: Assignment, feeds: tuple[FeedKey, ...]) -> None:
+        self.assignment = assignment
+        self.feeds = feeds
+        self.claims = 0
+
+
 class Classes:
     """The groups in use and who uses them. Everything on the event loop's thread."""
 
     def __init__(self, mesh: Mesh) -> None:
         self.mesh = mesh
         self.translation = Translation(mesh)
-        self._watch = flow.Watch()
+        self._watch = flow.Watch()  # the shares of claims
         self._feeds: dict[FeedKey, Feed] = {}
-        self._users: dict[FeedKey, int] = {}
-        self._fed: dict[flow.Node, Feed] = {}
-        self._assignments: dict[Shares, tuple[Assignment, tuple[FeedKey, ...]]] = {}
-        self._claims: dict[Claim, set[Assignable]] = {}
-        self._moved: dict[Claim, Shares] = {}
+        self._numbers = itertools.count()
+        self._assignments: dict[Shares, _Held] = {}
+        self._claims: dict[Claim, tuple[Shares, set[Assignable]]] = {}
+        self._moved: dict[Claim, Shares | None] = {}
         self._touched: dict[Feed, None] = {}
-        self._unused: set[Shares] = set()  # had no user when last looked at
+        self._unused: set[Shares] = set()  # had no proxy when last looked at
         self._reported: dict[flow.Node, str] = {}
 
     def prepare(self, claimed: Claim) -> Iterator[None]:
@@ -52,50 +63,54 @@ class Classes:
                 self.translation.deciding_labels(scope, *key)
                 yield
         for feed_key, _, fixed, listing, member in self._plan(self.translation.shares(client)):
-            if feed_key in self._feeds:
-                continue
-            for node in fixed:
+            feed = self._feeds.get(feed_key)
+            if feed is not None:
+                nodes: Iterable[flow.Node] = () if feed.users else tuple(feed.watch.dirty)
+            else:
+                keys = () if listing is None else _compute(listing)
+                nodes = (*fixed, *(member(arguments) for arguments in keys or ()))
+            for node in nodes:
                 _compute(node)
-                yield
-            for arguments in (_compute(listing) if listing is not None else None) or ():
-                _compute(member(arguments))
                 yield
 
     def keep(self, claimed: Claim) -> None:
-        """Have the groups of a proxy of this claim at hand, until two calls of `release` find nobody using them."""
+        """Have the groups of a proxy of this claim at hand, until two calls of `release` find that none has come."""
         self._assignment(self.translation.shares(self.mesh.client(claimed)))
 
     def open(self, stream: Assignable) -> Assignment:
         """What a new stream gets; builds what nobody had before. ProtocolError where its node makes no sense."""
         claimed = claim_of(stream)
-        streams = self._claims.setdefault(claimed, set())
+        known = self._claims.get(claimed)
+        if known is None:
+            shares = self._watch.add(self._shares(claimed))
+            known = self._claims[claimed] = shares, set()
+            self._hold(shares)
+        shares, streams = known
         streams.add(stream)
-        node = self._shares(claimed)
-        shares = self._watch.add(node) if node.watch is None else node.read()
         return self._assignment(shares)
 
     def close(self, stream: Assignable) -> None:
         """The stream has ended."""
         claimed = claim_of(stream)
-        streams = self._claims[claimed]
+        shares, streams = self._claims[claimed]
         streams.discard(stream)
         if not streams:
             del self._claims[claimed]
             self._moved.pop(claimed, None)
             self._watch.discard(self._shares(claimed))
+            self._drop(shares)
 
     def settle(self) -> Iterator[None]:
-        """Work out what changed, a node at a time; nobody sees anything of it until `flush`."""
-        for node, old, new in self._watch.changes():
-            feed = self._fed.get(node)
-            if feed is None:
-                self._moved[node.args[0]] = new
-            else:
+        """Work out what changed, a node at a time; nobody sees anything of it until `flush`.
+
+        Groups that no proxy has wait until one does.
+        """
+        while dirty := [feed for feed in self._feeds.values() if feed.users and feed.watch.dirty]:
+            for feed in dirty:
                 self._touched[feed] = None
-                joined, left = feed.changed(node, old, new, self._watch)
-                self._fed.update(dict.fromkeys(joined, feed))
-                for gone in left:
-                    del self._fed[gone]
+                yield from feed.settle()
+        for node, _, new in self._watch.changes():
+            self._moved[node.args[0]] = new
             yield
 
     def flush(self) -> None:
@@ -105,21 +120,26 @@ class Classes:
             feed.flush()
         moved, self._moved = self._moved, {}
         for claimed, shares in moved.items():
+            before, streams = self._claims[claimed]
+            if shares is None:
+                continue  # it could not be worked out: what it has stays
+            self._claims[claimed] = shares, streams
+            self._hold(shares)
+            self._drop(before)
             assignment = self._assignment(shares)
-            for stream in self._claims.get(claimed, ()):
+            for stream in streams:
                 stream.assign(assignment)
 
     def release(self) -> None:
         """Let go of groups that nobody uses, nor did at the last call: proxies that have gone are often back in a moment."""
-        used = {self._shares(claimed).value for claimed in self._claims}
-        unused = self._assignments.keys() - used
+        unused = {shares for shares, held in self._assignments.items() if not held.claims}
         for shares in unused & self._unused:
-            for key in self._assignments.pop(shares)[1]:
-                self._users[key] -= 1
-                if not self._users[key]:
-                    del self._users[key]
-                    for node in self._feeds.pop(key).stop(self._watch):
-                        self._fed.pop(node, None)
+            for key in self._assignments.pop(shares).feeds:
+                feed = self._feeds[key]
+                feed.assignments -= 1
+                if not feed.assignments:
+                    del self._feeds[key]
+                    feed.stop()
         self._unused = unused - self._unused
 
     def dump(self, claimed: Claim) -> tuple[Assignment, dict[str, Feed]]:
@@ -153,27 +173,46 @@ class Classes:
     def _shares(self, claimed: Claim) -> flow.Node:
         return self.translation.claimed.node(claimed)
 
+    def _hold(self, shares: Shares) -> None:
+        """One more claim comes to these shares: their groups are kept up to date from now on."""
+        self._assignment(shares)
+        held = self._assignments[shares]
+        held.claims += 1
+        if held.claims == 1:
+            for key in held.feeds:
+                feed = self._feeds[key]
+                feed.users += 1
+                if feed.users == 1 and feed.watch.dirty:
+                    for _ in feed.settle():
+                        pass
+                    feed.flush()
+
+    def _drop(self, shares: Shares) -> None:
+        held = self._assignments[shares]
+        held.claims -= 1
+        if not held.claims:
+            for key in held.feeds:
+                self._feeds[key].users -= 1
+
     def _assignment(self, shares: Shares) -> Assignment:
-        known = self._assignments.get(shares)
-        if known is not None:
-            return known[0]
+        held = self._assignments.get(shares)
+        if held is not None:
+            return held.assignment
         groups: dict[str, list[Group]] = {}
         keys = []
         for key, type_url, fixed, listing, member in self._plan(shares):
             feed = self._feeds.get(key)
             if feed is None:
-                feed = self._feeds[key] = Feed(Group(type_url, f"{key[0]} {len(self._feeds)}"), fixed, listing, member)
-                for node in feed.start(self._watch):
-                    assert node not in self._fed, f"{node!r} feeds two groups"
-                    self._fed[node] = feed
+                feed = self._feeds[key] = Feed(Group(type_url, f"{key[0]} {next(self._numbers)}"), fixed, listing, member)
+                feed.start()
                 feed.flush()
-            self._users[key] = self._users.get(key, 0) + 1
+            feed.assignments += 1
             keys.append(key)
             groups.setdefault(type_url, []).append(feed.group)
         workload = shares.inbound.client
         name = f"{workload.workload or 'unknown'}.{workload.namespace}"
         assignment = Assignment(name, {url: tuple(g) for url, g in groups.items()})
-        self._assignments[shares] = (assignment, tuple(keys))
+        self._assignments[shares] = _Held(assignment, tuple(keys))
         return assignment
 
     def _plan(self, shares: Shares) -> Iterator[tuple[FeedKey, str, Iterable[flow.Node], flow.Node | None, Any]]:

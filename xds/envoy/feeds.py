@@ -25,6 +25,9 @@ class Feed:
         member: Callable[[Any], flow.Node] | None = None,
     ) -> None:
         self.group = group
+        self.watch = flow.Watch()
+        self.users = 0  # of the assignments that have it, those that some proxy has: without one, nobody settles it
+        self.assignments = 0  # that have it
         self._fixed = tuple(fixed)
         self._listing = listing
         self._member = member
@@ -34,33 +37,36 @@ class Feed:
         self._resources: dict[flow.Node, dict[str, Resource]] = {}
         self.pending: Changes = {}
 
-    def start(self, watch: flow.Watch) -> Iterator[flow.Node]:
-        """Begin watching; yields every node as it is watched, so that the caller may pause between two."""
+    def start(self) -> None:
+        """Begin watching. Fills `pending`."""
         for node in self._fixed:
-            self._replace(node, watch.add(node) or ())
-            yield node
+            self._replace(node, self.watch.add(node) or ())
         if self._listing is not None:
-            yield self._listing
-            for key in watch.add(self._listing) or ():
-                yield self._join(key, watch)
+            for key in self.watch.add(self._listing) or ():
+                self._join(key)
 
-    def stop(self, watch: flow.Watch) -> Iterator[flow.Node]:
-        """Stop watching; yields the nodes let go."""
+    def stop(self) -> None:
+        """Stop watching."""
         listing = () if self._listing is None else (self._listing,)
         for node in (*self._fixed, *listing, *self._members.values()):
-            watch.discard(node)
-            yield node
+            self.watch.discard(node)
         self._members.clear()
 
-    def changed(self, node: flow.Node, old: Any, new: Any, watch: flow.Watch) -> tuple[list[flow.Node], list[flow.Node]]:
-        """Take in that `node` went from `old` to `new`; the nodes now fed from, and those no longer. Fills `pending`."""
-        if node is not self._listing:
-            self._replace(node, new or ())
-            return [], []
-        before, after = set(old or ()), set(new or ())
-        joined = [self._join(key, watch) for key in new or () if key not in before]
-        left = [self._leave(key, watch) for key in old or () if key not in after]
-        return joined, left
+    def settle(self) -> Iterator[None]:
+        """Take in what has changed, a node at a time. Fills `pending`."""
+        for node, old, new in self.watch.changes():
+            if node is not self._listing:
+                self._replace(node, new or ())
+            else:
+                before, after = set(old or ()), set(new or ())
+                for key in new or ():
+                    if key not in before:
+                        self._join(key)
+                        yield
+                for key in old or ():
+                    if key not in after:
+                        self._leave(key)
+            yield
 
     def flush(self) -> None:
         """Bring the group up to date with what is pending."""
@@ -72,18 +78,16 @@ class Feed:
         """The node that the group's resource `name` comes from."""
         return self._owners.get(name)
 
-    def _join(self, key: Any, watch: flow.Watch) -> flow.Node:
+    def _join(self, key: Any) -> None:
         assert self._member is not None
         node = self._members[key] = self._member(key)
-        self._replace(node, watch.add(node) or ())
-        return node
+        self._replace(node, self.watch.add(node) or ())
 
-    def _leave(self, key: Any, watch: flow.Watch) -> flow.Node:
+    def _leave(self, key: Any) -> None:
         node = self._members.pop(key)
-        watch.discard(node)
+        self.watch.discard(node)
         self._replace(node, ())
         del self._resources[node]
-        return node
 
     def _replace(self, node: flow.Node, new: Iterable[Resource]) -> None:
         before = self._resources.get(node, {})
