@@ -15,8 +15,9 @@ import structlog
 
 from xds import flow
 from xds.collector import Collector
+from xds.discovery.layers import Layers
 from xds.discovery.raw import RawResources
-from xds.discovery.resources import Assignable, Assignment
+from xds.discovery.resources import Assignable, Assignment, Provider
 from xds.discovery.server import Server
 from xds.envoy.classes import Classes, claim_of
 from xds.mesh.store import Mesh
@@ -41,6 +42,9 @@ class Control:
         self.mesh = Mesh()
         self.classes = Classes(self.mesh)
         self.collector = Collector()
+        self._provider: Provider = self.classes
+        if raw is not None:
+            self._provider = Layers(self.classes, raw) if sources else raw
         self.ready = asyncio.Event()
         self.waiting: set[str] = set()  # servers of ours that do not answer yet; the process is not ready before they do
         self._synced = asyncio.Event()
@@ -77,26 +81,17 @@ class Control:
 
     def open(self, stream: Assignable) -> Assignment:
         """What a new stream gets: of the mesh, if there is one, and of the resources written by hand."""
-        if self._raw is None:
-            return self.classes.open(stream)
-        if not self._sources:
-            return self._raw.open(stream)
-        mesh, raw = self.classes.open(stream), self._raw.assignment(stream)
-        types = mesh.groups.keys() | raw.groups.keys()
-        return Assignment(mesh.name, {url: (*mesh.groups.get(url, ()), *raw.groups.get(url, ())) for url in types})
+        return self._provider.open(stream)
 
     def close(self, stream: Assignable) -> None:
         """A stream has ended."""
         self.collector.ended()
-        if self._raw is not None and not self._sources:
-            self._raw.close(stream)
-        else:
-            self.classes.close(stream)
+        self._provider.close(stream)
 
     async def run(self) -> None:
         """Run the sources and keep the groups up to date until cancelled."""
         if self._raw is not None:
-            self._raw.load()
+            await self._raw.load()
         if not self._sources:
             self.synced()
         async with asyncio.TaskGroup() as tasks:

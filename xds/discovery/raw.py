@@ -1,81 +1,68 @@
-"""Envoy resources written by hand: files in which every document is a resource, or a wrapper that says more about one.
+"""Envoy resources written by hand, as groups that follow the files they are in.
 
-A resource is protobuf's JSON form with `@type`, in YAML or JSON. A wrapper is `{resource: …, version: …, nodes: …}`: `version` replaces the
-content hash; `nodes` limits it to proxies whose `id` and `cluster` match (`*` stands for anything) and whose metadata has `metadata`.
-Files are followed one by one: a bad document harms only itself, and what it was before stays.
+How they are written is told in `authored`. Files are followed one by one: a bad document harms only itself, and what it was before
+stays. What is gone from all files is removed only when it has stayed away for a moment: editors empty a file before they fill it.
 """
 
 import asyncio
-import fnmatch
-from collections.abc import AsyncIterator, Iterator, Sequence
+import contextlib
+import os
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import structlog
-import yaml
-from google.protobuf import json_format
-from watchfiles import awatch
 
-from xds import pb
-from xds.discovery.protocol import types as t
+from xds.discovery.authored import ALL, SUFFIXES, Entry, Nodes, parse
+from xds.discovery.protocol.types import TYPES
 from xds.discovery.resources import Assignable, Assignment, Group, Resource
-from xds.errors import ConfigError, Problem
+from xds.errors import Problem
+from xds.sources.directories import Signature, absolute, changes, places, present
 
 log = structlog.get_logger()
 
-SUFFIXES = (".yaml", ".yml", ".json")
-KNOWN = (
-    t.CLUSTER, t.ENDPOINTS, t.LOCALITY_ENDPOINT, t.LISTENER, t.SCOPED_ROUTE, t.ROUTE, t.VIRTUAL_HOST, t.SECRET, t.EXTENSION, t.RUNTIME,
-)  # fmt: skip
-_WRAPPER = {"resource", "version", "nodes"}
-_LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+RESCAN_SECONDS = 2.0  # all files are looked at so often, in case no event told of a change
+VANISH_SECONDS = 0.05  # what is gone from all files for so long is removed
+
+Key = tuple[str, Nodes]  # of a group: type URL, and for whom
 
 
-class Nodes(msgspec.Struct, frozen=True):
-    """Which proxies a resource is for. What is empty matches all."""
+class _File(msgspec.Struct):
+    """A file as last read."""
 
-    id: str = ""
-    cluster: str = ""
-    metadata: tuple[tuple[str, str], ...] = ()  # values as JSON
-
-    def match(self, stream: Assignable) -> bool:
-        """Whether the proxy of `stream` is one of them."""
-        return (
-            (not self.id or fnmatch.fnmatchcase(stream.node.id, self.id))
-            and (not self.cluster or fnmatch.fnmatchcase(stream.node.cluster, self.cluster))
-            and all(_json(stream.node_metadata.get(key)) == value for key, value in self.metadata)
-        )
-
-
-ALL = Nodes()
-Entry = tuple[Nodes, Resource]
+    signature: Signature
+    entries: list[Entry] = []
+    problems: list[Problem] = []
 
 
 class RawResources:
-    """The resources in files, as groups that follow them."""
+    """The resources in files and below directories. Problems name files as `paths` do."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
-        self._paths = paths
-        self._files: dict[str, list[Entry]] = {}
-        self._groups: dict[tuple[str, Nodes], Group] = {(url, ALL): Group(url, "resources") for url in KNOWN}
+        self._roots = sorted({str(path) for path in paths})
+        self._files: dict[str, _File] = {}
+        self._groups: dict[Key, Group] = {(url, ALL): Group(url, "resources") for url in TYPES}
         self._streams: set[Assignable] = set()
+        self._vanished: dict[tuple[Key, str], float] = {}  # since when a resource is in no file
+        self._rivals: set[tuple[str, str]] = set()  # places of entries that another place overrides, told already
+        self._named: set[str] = set()  # what events have named since the last look: absolute paths
+        self._wake = asyncio.Event()
 
-    def load(self) -> None:
+    async def load(self) -> None:
         """Read everything. ConfigError where one of the paths does not exist."""
-        for path in self._paths:
-            if not path.exists():
-                raise ConfigError(str(path), "does not exist")
-        for file in self._present():
-            self._read(file)
-        self._publish()
+        for _ in places(self._roots):
+            pass
+        await self._look()
 
     async def follow(self) -> None:
         """Read what changes, until cancelled."""
-        async for changed in _changes(self._paths):
-            for name in changed:
-                self._look(Path(name))
-            self._publish()
+        async with asyncio.TaskGroup() as tasks:
+            for paths, recursive in places(self._roots):
+                tasks.create_task(self._watch(paths, recursive))
+            while True:
+                await self._next_event()
+                await self._look()
 
     def open(self, stream: Assignable) -> Assignment:
         """What a new stream gets of these resources."""
@@ -87,128 +74,108 @@ class RawResources:
         self._streams.discard(stream)
 
     def assignment(self, stream: Assignable) -> Assignment:
-        """The groups of the node behind `stream`, by type."""
+        """The groups of the node behind `stream`, by type. What is for some nodes comes before what is for all."""
         groups: dict[str, tuple[Group, ...]] = {}
-        for (url, nodes), group in self._groups.items():
+        for (url, nodes), group in sorted(self._groups.items(), key=lambda item: (item[0][1] == ALL, item[0][1].id, item[0][1].cluster)):
             if nodes.match(stream):
                 groups[url] = (*groups.get(url, ()), group)
         return Assignment("resources", groups)
 
-    def _present(self) -> Iterator[Path]:
-        for path in self._paths:
-            if path.is_file():
-                yield path
-            else:
-                yield from sorted(p for p in path.rglob("*") if p.suffix in SUFFIXES and p.is_file())
+    def problems(self) -> list[Problem]:
+        """What is wrong with the files as they are."""
+        return [problem for path in sorted(self._files) for problem in self._files[path].problems]
 
-    def _look(self, file: Path) -> None:
-        """Something happened to `file`."""
-        if file.is_file() and file.suffix in SUFFIXES:
-            self._read(file)
-        else:
-            self._files.pop(str(file.resolve()), None)
+    async def _watch(self, paths: Sequence[str], recursive: bool) -> None:
+        async for changed in changes(paths, recursive, RESCAN_SECONDS):
+            self._named |= changed
+            self._wake.set()
 
-    def _read(self, file: Path) -> None:
+    async def _next_event(self) -> None:
+        """Return when files may have changed, or when a removal is due."""
+        pause = RESCAN_SECONDS
+        if self._vanished:
+            pause = max(0.0, min(self._vanished.values()) + VANISH_SECONDS - time.monotonic())
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(pause):
+                await self._wake.wait()
+        self._wake.clear()
+
+    async def _look(self) -> None:
+        """Read the files that have changed, and serve what they say now."""
+        named, self._named = self._named, set()
+        there, hidden = await asyncio.to_thread(present, self._roots, SUFFIXES)
+        for path in sorted(there.keys() | self._files.keys()):
+            signature = there.get(path)
+            if signature is not None:
+                file = self._files.get(path)
+                if file is None or file.signature != signature or (named and absolute(path) in named):
+                    await self._read(path, signature)
+            elif not any(path == place or path.startswith(place + os.sep) for place in hidden):
+                del self._files[path]
+        self._publish(time.monotonic())
+
+    async def _read(self, path: str, signature: Signature) -> None:
         """Take a file as it is now; of a document that is bad, what it was before stays."""
-        before = {(nodes, r.type_url, r.name): r for nodes, r in self._files.get(str(file.resolve()), ())}
-        entries: list[Entry] = []
-        bad = False
-        for found in parse(file):
-            if isinstance(found, Problem):
-                bad = True
-                log.warning("resource.invalid", problem=str(found))
+        try:
+            found = await asyncio.to_thread(lambda: list(parse(Path(path))))
+        except FileNotFoundError:
+            return  # it went just now: the next look will tell
+        before = self._files.get(path)
+        file = self._files[path] = _File(signature)
+        for each in found:
+            if isinstance(each, Problem):
+                file.problems.append(each)
             else:
-                entries.append(found)
-        if bad:  # which of the old ones a broken document was cannot be told: all that are not there anew stay
-            have = {(nodes, r.type_url, r.name) for nodes, r in entries}
-            entries += [(nodes, r) for (nodes, url, name), r in before.items() if (nodes, url, name) not in have]
-        self._files[str(file.resolve())] = entries
+                file.entries.append(each)
+        if file.problems and before is not None:
+            # Which of the old ones a broken document was cannot be told: all that are not there anew stay.
+            have = {entry.key for entry in file.entries}
+            file.entries += [entry for entry in before.entries if entry.key not in have]
+        for problem in file.problems:
+            if before is None or problem not in before.problems:
+                log.warning("resource.invalid", problem=str(problem))
 
-    def _publish(self) -> None:
-        wanted: dict[tuple[str, Nodes], dict[str, Resource]] = {}
-        for file in sorted(self._files):
-            for nodes, resource in self._files[file]:
-                held = wanted.setdefault((resource.type_url, nodes), {})
-                if resource.name in held:
-                    log.warning("resource.duplicate", file=file, type=resource.type_url, name=resource.name)
-                held.setdefault(resource.name, resource)
+    def _publish(self, now: float) -> None:
+        wanted: dict[Key, dict[str, Resource]] = {}
+        for entry in self._counting():
+            wanted.setdefault((entry.resource.type_url, entry.nodes), {})[entry.resource.name] = entry.resource
         fresh = wanted.keys() - self._groups.keys()
         for key in fresh:
             self._groups[key] = Group(key[0], f"resources {key[1].id or key[1].cluster}".strip())
         for key, group in self._groups.items():
-            now = wanted.get(key, {})
-            group.update({name: now.get(name) for name in now.keys() | group.resources.keys()})
+            group.update(self._changes(key, group, wanted.get(key, {}), now))
         if fresh:
             for stream in self._streams:
                 stream.assign(self.assignment(stream))
 
+    def _changes(self, key: Key, group: Group, wanted: dict[str, Resource], now: float) -> dict[str, Resource | None]:
+        """What `group` is to take over; what is in no file any more only after a moment."""
+        changed: dict[str, Resource | None] = {}
+        for name, resource in wanted.items():
+            self._vanished.pop((key, name), None)
+            old = group.resources.get(name)
+            if old is None or old != resource:
+                changed[name] = resource
+            elif old.content != resource.content:
+                log.warning("resource.stale", name=name, version=resource.version, note="it changed, its `version` did not: not sent")
+        for name in group.resources.keys() - wanted.keys():
+            since = self._vanished.setdefault((key, name), now)
+            if now >= since + VANISH_SECONDS:
+                del self._vanished[key, name]
+                changed[name] = None
+        return changed
 
-async def _changes(paths: Sequence[Path]) -> AsyncIterator[set[str]]:
-    while True:
-        async for changes in awatch(*paths, debounce=50, step=10, recursive=True):
-            yield {path for _, path in changes}
-        await asyncio.sleep(0.5)
-
-
-def parse(file: Path) -> Iterator[Entry | Problem]:
-    """The resources of a file, and a problem, with file and line, for each document that is none."""
-    try:
-        text = file.read_text()
-    except (OSError, UnicodeDecodeError) as e:
-        yield Problem("$", str(e), str(file))
-        return
-    loader = _LOADER(text)
-    try:
-        while loader.check_node():
-            node = loader.get_node()
-            where = f"{file}:{node.start_mark.line + 1}"
-            document = loader.construct_document(node)
-            if document is not None:
-                yield _entry(document, where)
-    except yaml.MarkedYAMLError as e:
-        line = e.problem_mark.line + 1 if e.problem_mark is not None else 1
-        yield Problem("$", f"not YAML: {e.problem}", f"{file}:{line}")
-    finally:
-        loader.dispose()
-
-
-def _entry(document: Any, where: str) -> Entry | Problem:
-    if not isinstance(document, dict):
-        return Problem("$", "not a resource: an object with @type is needed", where)
-    if "resource" not in document or "@type" in document:
-        return _resource(document, "$", where, ALL)
-    unknown = document.keys() - _WRAPPER
-    if unknown:
-        return Problem("$", f"unknown in a wrapper: {', '.join(sorted(unknown))}; it has resource, version and nodes", where)
-    nodes = document.get("nodes") or {}
-    if not isinstance(nodes, dict) or nodes.keys() - {"id", "cluster", "metadata"}:
-        return Problem("$.nodes", "has id, cluster and metadata", where)
-    metadata = tuple(sorted((str(k), _json(v)) for k, v in (nodes.get("metadata") or {}).items()))
-    for_nodes = Nodes(str(nodes.get("id", "")), str(nodes.get("cluster", "")), metadata)
-    found = _resource(document["resource"], "$.resource", where, for_nodes)
-    if isinstance(found, Problem) or document.get("version") is None:
-        return found
-    resource = found[1]
-    return for_nodes, Resource(resource.name, resource.type_url, str(document["version"]), resource.body)
-
-
-def _resource(value: Any, at: str, where: str, nodes: Nodes) -> Entry | Problem:
-    if not isinstance(value, dict) or not isinstance(value.get("@type"), str):
-        return Problem(at, "not a resource: an object with @type is needed", where)
-    full_name = value["@type"].rpartition("/")[2]
-    try:
-        cls = pb.message_class(full_name)
-    except KeyError:
-        return Problem(f"{at}.@type", f"{full_name} is no message of Envoy's API", where)
-    try:
-        message = json_format.ParseDict({k: v for k, v in value.items() if k != "@type"}, cls(), descriptor_pool=pb.POOL)
-    except json_format.ParseError as e:
-        return Problem(at, str(e).partition("\n")[0], where)
-    resource = Resource.of(message)
-    if not resource.name:
-        return Problem(f"{at}.name", "a resource needs a name", where)
-    return nodes, resource
-
-
-def _json(value: Any) -> str:
-    return msgspec.json.encode(value, order="deterministic").decode()
+    def _counting(self) -> Iterator[Entry]:
+        """The entries of all files; of several for one name, the first in the order of files and of documents counts."""
+        first: dict[tuple[Nodes, str, str], Entry] = {}
+        rivals = set()
+        for path in sorted(self._files):
+            for entry in self._files[path].entries:
+                other = first.setdefault(entry.key, entry)
+                if other is entry:
+                    yield entry
+                    continue
+                rivals.add((other.where, entry.where))
+                if (other.where, entry.where) not in self._rivals:
+                    log.warning("resource.duplicate", name=entry.resource.name, where=entry.where, counts=other.where)
+        self._rivals = rivals

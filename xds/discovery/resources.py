@@ -35,6 +35,8 @@ class Resource(msgspec.Struct, frozen=True, eq=False, dict=True):
     type_url: str
     version: str  # content hash
     content: bytes | tuple[bytes, ...]
+    ttl_ms: int = 0  # Delta clients drop it when they have not heard of it for so long; 0: never
+    aliases: tuple[str, ...] = ()  # other names that Delta clients may ask for it by
 
     @classmethod
     def of(cls, message: Message, name: str = "") -> "Resource":
@@ -61,7 +63,7 @@ class Resource(msgspec.Struct, frozen=True, eq=False, dict=True):
     @cached_property
     def delta_head(self) -> bytes:
         """What goes before `body` in a Delta response."""
-        return wire.delta_head(self.name, self.version, self.type_url, self.size)
+        return wire.delta_head(self.name, self.version, self.type_url, self.size, self.aliases, self.ttl_ms)
 
     @cached_property
     def sotw_head(self) -> bytes:
@@ -120,6 +122,8 @@ class Group:
         self.resources: dict[str, Resource] = {r.name: r for r in resources}
         self.listeners: set[Callable[[Group], None]] = set()
         self.withheld: dict[str, Resource] = {}  # rejected, and accepted by nobody: name -> what is offered instead
+        self.aliases: dict[str, str] = {}  # alias -> name
+        self.expiring: dict[str, Resource] = {}  # those with a time to live
         self.fingerprint = sum(map(_mark, self.resources.values())) & _MASK  # equal where equal things are offered
         self._unproven: dict[str, Resource | None] = dict.fromkeys(self.resources)  # accepted by nobody yet: name -> last good
         self._history: dict[str, list[tuple[int, Resource | None]]] = {}  # name -> (generation, what it replaced), oldest first
@@ -128,6 +132,9 @@ class Group:
         self._bytes = 0  # of the resources in the history
         self._bytes_limit = _HISTORY_BYTES
         self._readers: WeakKeyDictionary[object, int] = WeakKeyDictionary()
+        for resource in self.resources.values():
+            if resource.ttl_ms or resource.aliases:
+                self._note(resource.name, resource)
 
     def __repr__(self) -> str:
         return f"<Group {self.name} {self.type_url.rpartition('.')[2]} {len(self.resources)}@{self.generation}>"
@@ -141,6 +148,8 @@ class Group:
                 continue
             replaced[name] = self.get(name)
             self.withheld.pop(name, None)
+            if self.aliases or self.expiring or (new is not None and (new.ttl_ms or new.aliases)):
+                self._note(name, new)
             if new is None:
                 del self.resources[name]
                 self._unproven.pop(name, None)
@@ -149,6 +158,16 @@ class Group:
                 if self._unproven.setdefault(name, old) == new:
                     del self._unproven[name]  # back at the last good version
         self._offer(replaced)
+
+    def _note(self, name: str, resource: Resource | None) -> None:
+        """Keep account of what few resources have: other names, and a time to live."""
+        self.expiring.pop(name, None)
+        for alias in [alias for alias, stands_for in self.aliases.items() if stands_for == name]:
+            del self.aliases[alias]
+        if resource is not None:
+            self.aliases.update(dict.fromkeys(resource.aliases, name))
+            if resource.ttl_ms:
+                self.expiring[name] = resource
 
     def leave(self, listener: "Callable[[Group], None]") -> None:
         """Call `listener` no more. The last one to go takes along what was withheld: nobody else could acknowledge it."""

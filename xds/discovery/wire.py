@@ -44,12 +44,30 @@ def sotw_head(type_url: str, size: int) -> bytes:
     return head(2, len(inner) + size) + inner
 
 
-def delta_head(name: str, version: str, type_url: str, size: int, aliases: Iterable[str] = ()) -> bytes:
+def duration(milliseconds: int) -> bytes:
+    """A google.protobuf.Duration."""
+    seconds, rest = divmod(milliseconds, 1000)
+    return (b"\x08" + varint(seconds) if seconds else b"") + (b"\x10" + varint(rest * 1_000_000) if rest else b"")
+
+
+def delta_head(name: str, version: str, type_url: str, size: int, aliases: Iterable[str] = (), ttl_ms: int = 0) -> bytes:
     """What goes before a body of `size` bytes as one of a DeltaDiscoveryResponse's `resources`."""
     inner = any_head(type_url, size)
     fields = field(3, name) + field(1, version) + b"".join(field(4, alias) for alias in aliases)
+    if ttl_ms:
+        fields += field(6, duration(ttl_ms))
     fields += head(2, len(inner) + size) + inner
     return head(2, len(fields) + size) + fields
+
+
+def heartbeat(name: str, version: str, ttl_ms: int) -> bytes:
+    """One of a DeltaDiscoveryResponse's `resources` that has no body: it only lives on for another `ttl_ms`."""
+    return field(2, field(3, name) + field(1, version) + field(6, duration(ttl_ms)))
+
+
+def nothing(name: str) -> bytes:
+    """One of a DeltaDiscoveryResponse's `resources` that has no body: nothing answers to `name`, which was asked for on demand (X4)."""
+    return field(2, field(3, name) + field(4, name))
 
 
 def entry(name: str, version: str) -> bytes:

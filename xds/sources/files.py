@@ -10,30 +10,25 @@ import asyncio
 import contextlib
 import dataclasses
 import os
-import stat
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 import structlog
-from watchfiles import awatch
 
-from xds.errors import ConfigError, Problem
+from xds.errors import Problem
 from xds.objects.decoding import Decoded, from_yaml
 from xds.objects.documents import parts
 from xds.sources.changes import Differences, Sink
 from xds.sources.claims import Claims
+from xds.sources.directories import Signature, absolute, changes, places, present
 
 log = structlog.get_logger()
 
 SUFFIXES = (".yaml", ".yml", ".json")
-STEP_MS = 10  # a save is taken so long after the last write
-GROUP_MS = 100  # but no later than this after the first, where writes go on and on
 RESCAN_SECONDS = 5.0  # all files are looked at so often, in case no event told of a change
 VANISH_SECONDS = 0.04  # what is gone from all files for so long is deleted
-
-Signature = tuple[int, int, int, int]  # of a file: device, inode, size, last change (also of its permissions) in ns
 
 
 class _File(msgspec.Struct):
@@ -61,9 +56,9 @@ class Files:
     async def run(self, sink: Sink) -> None:
         """Deliver changes until cancelled. ConfigError where one of the paths does not exist."""
         objects = Differences(sink)
-        places = list(_places(self._roots))
+        where = list(places(self._roots))
         async with asyncio.TaskGroup() as tasks:
-            for paths, recursive in places:
+            for paths, recursive in where:
                 tasks.create_task(self._watch(paths, recursive))
             await asyncio.sleep(0)  # the watches begin before the first look, so that no change falls between
             await self._look(objects)
@@ -73,29 +68,10 @@ class Files:
                 await self._look(objects)
 
     async def _watch(self, paths: Sequence[str], recursive: bool) -> None:
-        """Note what events name. Begins anew where a directory was replaced by another of its name."""
-        while True:
-            identities = [_identity(path) for path in paths]
-            if None in identities:
-                await asyncio.sleep(RESCAN_SECONDS / 5)
-                continue
-            stop = asyncio.Event()
-            events = awatch(
-                *paths,
-                watch_filter=None,
-                debounce=GROUP_MS,
-                step=STEP_MS,
-                rust_timeout=int(RESCAN_SECONDS * 1000),
-                yield_on_timeout=True,
-                stop_event=stop,
-                recursive=recursive,
-            )
-            self._wake.set()  # what changed before the watch had begun
-            async for changes in events:
-                self._named.update(map(_absolute, (path for _, path in changes)))
-                self._wake.set()
-                if [_identity(path) for path in paths] != identities:
-                    stop.set()
+        """Note what events name."""
+        async for changed in changes(paths, recursive, RESCAN_SECONDS):
+            self._named |= changed
+            self._wake.set()
 
     async def _next_event(self) -> None:
         """Return when files may have changed, or when a deletion is due."""
@@ -108,12 +84,12 @@ class Files:
     async def _look(self, objects: Differences) -> None:
         """Read the files that have changed, and pass on what this changes, as one step."""
         named, self._named = self._named, set()
-        present, hidden = await asyncio.to_thread(_present, self._roots)
-        for path in sorted(present.keys() | self._files.keys()):
-            signature = present.get(path)
+        there, hidden = await asyncio.to_thread(present, self._roots, SUFFIXES)
+        for path in sorted(there.keys() | self._files.keys()):
+            signature = there.get(path)
             if signature is not None:
                 file = self._files.get(path)
-                if file is None or file.signature != signature or (named and _absolute(path) in named):
+                if file is None or file.signature != signature or (named and absolute(path) in named):
                     await self._read(path, signature)
             elif not any(path == place or path.startswith(place + os.sep) for place in hidden):
                 self._files.pop(path)
@@ -133,24 +109,6 @@ class Files:
             ignored = sorted({problem.reason for d in file.documents if d.ref is None for problem in d.problems if problem.warning})
             if ignored:
                 log.info("documents.ignored", path=path, reasons=ignored)
-
-
-def _places(roots: Iterable[str]) -> Iterator[tuple[list[str], bool]]:
-    """What to watch for `roots`, and whether with all below it. A file is watched by its directory: saving may replace it."""
-    directories: list[str] = []
-    parents: set[str] = set()
-    for root in roots:
-        path = Path(root)
-        if not path.exists():
-            raise ConfigError(root, "no such file or directory")
-        if path.is_dir():
-            directories.append(root)
-        else:
-            parents.add(str(path.parent))
-    if directories:
-        yield directories, True
-    if parents:
-        yield sorted(parents), False
 
 
 def _parse(path: str, signature: Signature, before: _File | None) -> _File:
@@ -190,43 +148,3 @@ def _moved(document: Decoded, lines: int) -> Decoded:
 
     problems = tuple(dataclasses.replace(problem, where=move(problem.where)) for problem in document.problems)
     return msgspec.structs.replace(document, problems=problems, where=move(document.where))
-
-
-def _present(roots: Iterable[str]) -> tuple[dict[str, Signature], list[str]]:
-    """The files to read, and the places that can't be looked into: what was known below them is neither there nor gone."""
-    present: dict[str, Signature] = {}
-    hidden: list[str] = []
-    entered: set[tuple[int, int]] = set()  # a symlink may lead back
-    todo = list(roots)
-    while todo:
-        path = todo.pop()
-        try:
-            status = Path(path).stat()
-            if not stat.S_ISDIR(status.st_mode):
-                present[path] = (status.st_dev, status.st_ino, status.st_size, status.st_ctime_ns)
-            elif (status.st_dev, status.st_ino) not in entered:
-                entered.add((status.st_dev, status.st_ino))
-                with os.scandir(path) as entries:
-                    todo += [entry.path for entry in entries if _is_wanted(entry)]
-        except FileNotFoundError:
-            if path in roots:
-                hidden.append(path)
-        except OSError:
-            hidden.append(path)
-    return present, hidden
-
-
-def _is_wanted(entry: os.DirEntry[str]) -> bool:
-    return not entry.name.startswith(".") and (entry.name.endswith(SUFFIXES) or entry.is_dir())
-
-
-def _absolute(path: str) -> str:
-    return str(Path(path).absolute())
-
-
-def _identity(path: str) -> tuple[int, int] | None:
-    try:
-        status = Path(path).stat()
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino

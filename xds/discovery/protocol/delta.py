@@ -5,6 +5,7 @@ from typing import Any
 from xds.discovery import wire
 from xds.discovery.protocol.holdings import holdings, recalled
 from xds.discovery.protocol.knowledge import Known
+from xds.discovery.protocol.resolution import members, resolved
 from xds.discovery.protocol.response import Response
 from xds.discovery.protocol.session import Nack, Session, Watch
 from xds.discovery.protocol.subscription import WILDCARD, Names, Subscription
@@ -41,30 +42,34 @@ class DeltaSession(Session):
         """The first request of a type: what it holds from an earlier stream is in `initial_resource_versions` (R12, R13)."""
         rules = rules_of(type_url)
         names = frozenset(request.resource_names_subscribe)
-        subscription = Subscription.of(names, wildcard=rules.wildcard and not names)
+        asked = Subscription.of(names, wildcard=rules.wildcard and not names)
         groups = self._groups(type_url)
+        subscription = resolved(asked, groups)
         held = holdings(request)
         known, lacking = recalled(groups, subscription, held) if held else (Known.nothing(groups), subscription.names)
-        watch = self._watch(type_url, subscription, known)
+        watch = self._watch(type_url, asked, subscription, known)
         watch.owed = subscription.wildcard
         watch.force(lacking)
 
     def _subscribe(self, watch: Watch, subscribe: Names, unsubscribe: Names) -> None:
-        before = watch.subscription
-        after = watch.subscription = before.changed(subscribe, unsubscribe)
+        before, groups = watch.subscription, watch.known.groups
+        watch.asked = watch.asked.changed(subscribe, unsubscribe)
+        after = watch.subscription = resolved(watch.asked, groups)
         if after.wildcard and not before.wildcard:
-            watch.known = Known.nothing(watch.known.groups)
+            watch.known = Known.nothing(groups)
             watch.owed = True
+        again = subscribe - {WILDCARD} - unsubscribe  # W6, even where it has them
+        if after.wildcard and unsubscribe:
+            again |= unsubscribe - {WILDCARD}  # W7
+        if watch.asked is not after:
+            again = members(again, groups)
         if watch.rejected:
             # It asks again, so it wants an answer.
-            watch.rejected = {name: refused for name, refused in watch.rejected.items() if name not in subscribe}
+            watch.rejected = {name: refused for name, refused in watch.rejected.items() if name not in again}
         if watch.forced and not after.wildcard:
             watch.forced &= after.names
-        asked = subscribe - {WILDCARD} - unsubscribe  # W6, even where it has them
-        if after.wildcard and unsubscribe:
-            asked |= unsubscribe - {WILDCARD}  # W7
-        watch.add(name for name in asked if not before.covers(name))
-        watch.force(asked)
+        watch.add(name for name in again if not before.covers(name))
+        watch.force(again)
         watch.dirty = True
 
     def _encode(self, watch: Watch, resources: list[Resource], removed: list[str], after: Known, only: Names | None) -> Response | None:
@@ -74,8 +79,29 @@ class DeltaSession(Session):
             return None
         sequence, nonce = self.responses.next_nonce()
         parts = [part for resource in resources for part in (resource.delta_head, *resource.pieces)]
+        if removed and watch.rules.on_demand:
+            parts += [wire.nothing(name) for name in removed if name in watch.forced]
+            removed = [name for name in removed if name not in watch.forced]
         type_url = watch.rules.type_url
         data = wire.delta_response(self.responses.delta_identity, type_url, after.version, nonce, parts, removed)
         return Response(
             watch.rules, sequence, nonce, data, tuple(resources), tuple(removed), len(resources), watch.known, after, only,
         )  # fmt: skip
+
+    def _heartbeat(self, watch: Watch) -> Response | None:
+        """What the client holds that would expire, without the bodies (X9)."""
+        known = watch.known
+        alive = [
+            resource
+            for group in known.groups
+            for resource in group.expiring.values()
+            if watch.subscription.covers(resource.name) and known.held(resource.name) == resource.version
+        ]
+        if not alive:
+            return None
+        sequence, nonce = self.responses.next_nonce()
+        parts = [wire.heartbeat(resource.name, resource.version, resource.ttl_ms) for resource in alive]
+        data = wire.delta_response(self.responses.delta_identity, watch.rules.type_url, known.version, nonce, parts, ())
+        response = Response(watch.rules, sequence, nonce, data, (), (), len(alive), known, known, None)
+        response.heartbeat = True
+        return response

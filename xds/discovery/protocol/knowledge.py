@@ -146,6 +146,11 @@ def newest(groups: Groups, name: str) -> Resource | None:
     return None
 
 
+def tried(groups: Groups, name: str, resource: Resource) -> Resource | None:
+    """What to send of `name` where a client is to try `resource` by itself: that, if nothing newer has come."""
+    return resource if offered(groups, name) == resource else newest(groups, name)
+
+
 def everything(groups: Groups, subscription: Subscription) -> Iterator[Resource]:
     """All that the union of `groups` offers to `subscription`."""
     if not subscription.wildcard:
@@ -191,14 +196,14 @@ def difference(
     *,
     forced: Names = NONE,
     rejected: Mapping[str, Rejected],
-    only: Names | None = None,
+    only: Mapping[str, Resource] | None = None,
     keep_removed: bool = False,
 ) -> Difference:
     """What a client that holds `known` lacks of what is offered to its `subscription`.
 
     `forced` names are sent whether the client holds them or not, and those that do not exist are told as removed. What is
-    `rejected` is left out while it is at that version. With `only`, these names are sent at their newest version, be they
-    withheld, and nothing else is. With `keep_removed` no removal is sent yet.
+    `rejected` is left out while it is at that version. With `only`, these resources are sent, be they
+    withheld, or what has come in their place, and nothing else is. With `keep_removed` no removal is sent yet.
     """
     if only is None and not rejected and known.is_nothing():
         return _from_nothing(known.groups, subscription, forced)
@@ -206,7 +211,12 @@ def difference(
 
 
 def _compared(
-    known: Known, subscription: Subscription, forced: Names, rejected: Mapping[str, Rejected], only: Names | None, keep_removed: bool
+    known: Known,
+    subscription: Subscription,
+    forced: Names,
+    rejected: Mapping[str, Rejected],
+    only: Mapping[str, Resource] | None,
+    keep_removed: bool,
 ) -> Difference:
     """`difference`, name by name."""
     groups = known.groups
@@ -223,7 +233,7 @@ def _compared(
         resource = offered(groups, name)
         version = ABSENT if resource is None else resource.version
         if only is not None:
-            trial = newest(groups, name) if name in only else None
+            trial = tried(groups, name, only[name]) if name in only else None
             if trial is not None:
                 resources.append(trial)
                 held = trial.version

@@ -34,12 +34,18 @@ class Response:
         self.before = before
         self.after = after
         self.only = only  # where it tries out a part of what was rejected
+        self.heartbeat = False  # it tells resources to live on, and changes nothing
         self.accepted = False  # some client acknowledged it
 
     @cached_property
     def assignments(self) -> Names:
         """The load assignments that the clusters in it will wait for (D2)."""
         return frozenset(filter(None, (resource.assignment_name for resource in self.resources)))
+
+    @cached_property
+    def expires(self) -> bool:
+        """Whether something in it has a time to live."""
+        return any(resource.ttl_ms for resource in self.resources)
 
     def accept(self) -> None:
         """Tell the groups that a client took what is in it. Only the first time means anything."""

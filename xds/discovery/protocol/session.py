@@ -9,14 +9,15 @@ from typing import Any, Final, NamedTuple
 
 from xds.discovery.protocol.knowledge import ABSENT, UNSURE, Known, Rejected, difference, newest, offered
 from xds.discovery.protocol.rejection import named
+from xds.discovery.protocol.resolution import moves, resolved
 from xds.discovery.protocol.response import Response, Responses
 from xds.discovery.protocol.subscription import NONE, Names, Subscription
 from xds.discovery.protocol.types import CLUSTER, ENDPOINTS, TypeRules, rules_of
 from xds.discovery.resources import Assignment, Group, Resource
 from xds.errors import ProtocolError
 
-Trial = dict[str, Resource | None]  # name -> what the client held before
 PATIENCE: Final = 1.0  # seconds that what follows a response waits for its acknowledgement
+BEATS: Final = 3  # heartbeats in the shortest time to live
 UNACKED_MAX: Final = 32  # responses whose acknowledgement may be outstanding; older ones count as taken
 
 
@@ -27,6 +28,16 @@ class Nack(NamedTuple):
     nonce: str
     message: str  # the client's text, which may quote the resource
     resources: tuple[str, ...]  # names of those it means, as far as they are known
+
+
+class Tried(NamedTuple):
+    """A resource that may be why a response was rejected, and what the client held before."""
+
+    resource: Resource
+    instead: Resource | None
+
+
+Trial = dict[str, Tried]
 
 
 class Refuted(NamedTuple):
@@ -41,13 +52,16 @@ class Watch:
     """One type on one stream."""
 
     __slots__ = (
-        "acked_version", "bodies", "dirty", "doubt", "error", "forced", "known", "named", "owed", "refuted", "rejected", "returning",
-        "rules", "sent_at", "sent_version", "sequence", "subscription", "trials", "unacked", "wake",
+        "acked_version", "asked", "beat_at", "bodies", "dirty", "doubt", "error", "forced", "known", "named", "owed", "refuted",
+        "rejected", "returning", "rules", "sent_at", "sent_version", "sequence", "subscription", "trials", "unacked", "wake",
     )  # fmt: skip
 
-    def __init__(self, rules: TypeRules, subscription: Subscription, known: Known, wake: Callable[[], None]) -> None:
+    def __init__(
+        self, rules: TypeRules, asked: Subscription, subscription: Subscription, known: Known, wake: Callable[[], None]
+    ) -> None:
         self.rules = rules
-        self.subscription = subscription
+        self.asked = asked  # as the client says it
+        self.subscription = subscription  # what that stands for: other names only where it asks for collections or by aliases
         self.known = known  # what the client holds once it has taken what was sent
         self.wake = wake
         self.bodies: dict[str, Resource] = {}  # what it holds that no group has any more, of types that need it (R1)
@@ -63,6 +77,7 @@ class Watch:
         self.doubt = 0  # responses up to this sequence were sent before the last rejection came: full ones hold the same once more
         self.sequence = 0  # of the last response sent
         self.sent_at = 0.0
+        self.beat_at: float | None = None  # when what expires is to be told to live on
         self.sent_version = ""
         self.acked_version = ""
         self.error = ""  # the client's text, while what it rejected last is unresolved
@@ -162,6 +177,9 @@ class Session:
     def due(self, now: float) -> Response | None:
         """The next response to send, the newest state of it. It is due until `sent`."""
         self.wake_at = None
+        for watch in self._ordered:
+            if watch.beat_at is not None and (response := self._beat(watch, now)) is not None:
+                return response
         clusters = self.watches.get(CLUSTER)
         kept = False
         for watch in self._ordered:
@@ -184,7 +202,15 @@ class Session:
     def sent(self, response: Response, now: float) -> None:
         """`response`, which was due, is on its way."""
         watch = self.watches[response.rules.type_url]
+        if response.heartbeat:
+            shortest = min(resource.ttl_ms for group in watch.known.groups for resource in group.expiring.values())
+            watch.beat_at = now + shortest / 1000 / BEATS
+            watch.sequence = response.sequence
+            watch.unacked.append(response)
+            return
         watch.advance(response.after)
+        if response.expires and watch.beat_at is None:
+            watch.beat_at = now + min(resource.ttl_ms for resource in response.resources if resource.ttl_ms) / 1000 / BEATS
         if response.only is None:
             watch.forced = NONE
             watch.owed = False
@@ -207,7 +233,7 @@ class Session:
             watch.detach()
             for trial in watch.trials:
                 for group in watch.known.groups:
-                    group.release(trial)
+                    group.release([name for name, tried in trial.items() if group.resources.get(name) == tried.resource])
         self._ordered.clear()
         self.watches.clear()
 
@@ -226,9 +252,11 @@ class Session:
         assert self.assignment is not None, "assign comes before the first request"
         return self.assignment.groups.get(type_url, ())
 
-    def _watch(self, type_url: str, subscription: Subscription, known: Known) -> Watch:
+    def _watch(self, type_url: str, asked: Subscription, subscription: Subscription, known: Known) -> Watch:
         """Begin to serve a type."""
-        watch = self.watches[type_url] = Watch(rules_of(type_url), subscription, known, self.wake)
+        watch = self.watches[type_url] = Watch(rules_of(type_url), asked, subscription, known, self.wake)
+        if any(group.expiring for group in known.groups):
+            watch.beat_at = 0.0  # it may hold what expires from an earlier stream
         self._ordered = sorted(self.watches.values(), key=lambda watch: watch.rules.order)
         watch.attach()
         if type_url == ENDPOINTS:
@@ -270,7 +298,7 @@ class Session:
         for resource in response.resources:
             name = resource.name
             held = response.before.held(name)
-            instead = watch.body(response.before, name, held) if trial is None else trial.get(name)
+            instead = watch.body(response.before, name, held) if trial is None or name not in trial else trial[name].instead
             refuted = watch.refuted.get(name)
             if refuted is not None and refuted.version == held:
                 held, instead = refuted.held, refuted.instead
@@ -286,14 +314,14 @@ class Session:
                 continue
             deviations[name] = UNSURE
             if not offenders and (trial is not None or _try(watch.known.groups, resource)):
-                untried[name] = instead
+                untried[name] = Tried(resource, instead)
         for name in response.removed:
             if name not in later:
                 deviations[name] = UNSURE
                 if not response.resources:
                     watch.rejected[name] = Rejected(ABSENT, None)
         if trial is not None and offenders:
-            rest = {name: instead for name, instead in trial.items() if name not in offenders}
+            rest = {name: tried for name, tried in trial.items() if name not in offenders}
             watch.trials[:0] = [rest] if rest else []
         watch.trials[:0] = _halves(untried)
         watch.known = watch.known.but(deviations)
@@ -302,10 +330,12 @@ class Session:
 
     def _response(self, watch: Watch, *, keep_removed: bool = False) -> Response | None:
         """What is due of one type, or None where nothing is; then what the client knows moves on silently."""
+        if moves(watch.asked, watch.known.groups):
+            self._resolve(watch)
         while True:
             if watch.rejected:
                 watch.rejected = _still(watch.known.groups, watch.rejected)
-            only = frozenset(watch.trials[0]) if watch.trials else None
+            only = {name: tried.resource for name, tried in watch.trials[0].items()} if watch.trials else None
             key = self._key(watch, keep_removed)
             response = self.responses.get(key, watch.sequence) if only is None and not watch.bodies else None
             if response is not None:
@@ -317,7 +347,7 @@ class Session:
             if only is not None and not lacks.resources:
                 del watch.trials[0]  # all of it has gone meanwhile
                 continue
-            response = self._encode(watch, lacks.resources, lacks.removed, lacks.after, only)
+            response = self._encode(watch, lacks.resources, lacks.removed, lacks.after, None if only is None else frozenset(only))
             if response is None:
                 watch.advance(lacks.after)
                 watch.forced = NONE
@@ -339,6 +369,28 @@ class Session:
             type(self), watch.rules.type_url, known, tuple([group.generation for group in known.groups]), watch.subscription,
             watch.forced, watch.owed, keep_removed, frozenset(watch.rejected.items()) if watch.rejected else NONE,
         )  # fmt: skip
+
+    def _resolve(self, watch: Watch) -> None:
+        """Subscribe to what the names asked for stand for by now."""
+        before = watch.subscription
+        watch.subscription = resolved(watch.asked, watch.known.groups, before)
+        watch.add(name for name in watch.subscription.names - before.names if not before.wildcard)
+
+    def _beat(self, watch: Watch, now: float) -> Response | None:
+        """The heartbeat of a type if it is due."""
+        assert watch.beat_at is not None
+        if now >= watch.beat_at:
+            response = self._heartbeat(watch)
+            if response is not None:
+                return response
+            watch.beat_at = None
+        elif self.wake_at is None or watch.beat_at < self.wake_at:
+            self.wake_at = watch.beat_at
+        return None
+
+    def _heartbeat(self, _: Watch) -> Response | None:
+        """A response that lets what the client holds live on; None where nothing of it expires."""
+        return None
 
     def _in_use(self, now: float) -> bool:
         """Whether routes are still to be sent or taken that may let go of clusters (O2)."""
@@ -369,14 +421,13 @@ def _blamed(watch: Watch, response: Response, suspects: Collection[str], message
 
 
 def _try(groups: Iterable[Group], resource: Resource) -> bool:
-    """Whether this stream is to try `resource` by itself: not if it changed meanwhile, or another stream tries it."""
+    """Whether this stream is to try `resource` by itself: not where another does so with what is withheld from all."""
     for group in groups:
         if group.resources.get(resource.name) == resource:
             if resource.name in group.withheld:
                 return False
             group.reject(resource)
-            return True
-    return False
+    return True
 
 
 def _conclude(watch: Watch, names: Names) -> Trial | None:

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from xds.discovery import wire
-from xds.discovery.protocol.knowledge import ABSENT, Known, everything, newest, offered
+from xds.discovery.protocol.knowledge import ABSENT, Known, everything, offered, tried
+from xds.discovery.protocol.resolution import resolved
 from xds.discovery.protocol.response import Response
 from xds.discovery.protocol.session import Nack, Session, Watch
 from xds.discovery.protocol.subscription import Names, Subscription
@@ -23,8 +24,8 @@ class SotwSession(Session):
         names = frozenset(request.resource_names)
         watch = self.watches.get(type_url)
         if watch is None:
-            subscription = Subscription.of(names, wildcard=rules_of(type_url).wildcard and not names)
-            watch = self._watch(type_url, subscription, Known.nothing(self._groups(type_url)))
+            asked, groups = Subscription.of(names, wildcard=rules_of(type_url).wildcard and not names), self._groups(type_url)
+            watch = self._watch(type_url, asked, resolved(asked, groups), Known.nothing(groups))
             watch.named = bool(names)
             watch.owed = True  # V6
             watch.returning = bool(request.version_info)
@@ -51,10 +52,11 @@ class SotwSession(Session):
         if not names and not watch.named:
             return False  # W1: still what it was at first
         watch.named = True
-        before, after = watch.subscription, Subscription.of(names)  # W3, W5
-        if after is before:
+        asked = Subscription.of(names)  # W3, W5
+        if asked is watch.asked:
             return False
-        watch.subscription = after
+        before, after = watch.subscription, resolved(asked, watch.known.groups)
+        watch.asked, watch.subscription = asked, after
         added = after.names - before.names
         if after.wildcard and not before.wildcard:
             watch.known = Known.nothing(watch.known.groups)
@@ -89,10 +91,9 @@ class SotwSession(Session):
         groups = after.groups
         instead = {name: refused.instead for name, refused in watch.rejected.items() if refused.version != ABSENT}
         for trial in watch.trials[1:]:
-            instead.update(trial)
+            instead.update((name, each.instead) for name, each in trial.items())
         if only is not None:
-            for name in only:
-                instead[name] = newest(groups, name)
+            instead.update((name, tried(groups, name, each.resource)) for name, each in watch.trials[0].items())
         for resource in everything(groups, watch.subscription):
             if resource.name not in instead:
                 yield resource

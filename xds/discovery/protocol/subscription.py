@@ -3,6 +3,8 @@
 from typing import Final
 from weakref import WeakValueDictionary
 
+from xds.discovery.names import SCHEME
+
 Names = frozenset[str]
 NONE: Final[Names] = frozenset()
 WILDCARD = "*"
@@ -15,11 +17,12 @@ class Subscription:
     by it. A step from one subscription to the next is remembered too: a thousand streams that add the same names cost one union.
     """
 
-    __slots__ = ("__weakref__", "_steps", "names", "wildcard")
+    __slots__ = ("__weakref__", "_steps", "names", "schemed", "wildcard")
 
     def __init__(self, names: Names, wildcard: bool) -> None:
         self.names = names
         self.wildcard = wildcard
+        self.schemed = tuple(name for name in names if name.startswith(SCHEME))
         self._steps: WeakValueDictionary[tuple[Names, Names], Subscription] = WeakValueDictionary()
 
     def __repr__(self) -> str:

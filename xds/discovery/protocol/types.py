@@ -28,6 +28,7 @@ class TypeRules(msgspec.Struct, frozen=True):
     full_state: bool = False  # state-of-the-world responses hold the whole set; what is absent is deleted (R1)
     routes: bool = False  # sends traffic to clusters: waits for them, and they for it to let go (O1, O2)
     removable: bool = True  # Delta removals are sent (D7, R5)
+    on_demand: bool = False  # requests wait for what is asked for, and a removal does not tell them that there is nothing (X4)
 
 
 _TYPES = (
@@ -37,7 +38,7 @@ _TYPES = (
     TypeRules(LISTENER, "lds", 3, wildcard=True, full_state=True, routes=True),
     TypeRules(SCOPED_ROUTE, "srds", 4, wildcard=True, full_state=True, routes=True),
     TypeRules(ROUTE, "rds", 5, routes=True),
-    TypeRules(VIRTUAL_HOST, "vhds", 6, wildcard=True, routes=True),
+    TypeRules(VIRTUAL_HOST, "vhds", 6, wildcard=True, routes=True, on_demand=True),
     TypeRules(SECRET, "sds", 7),
     TypeRules(EXTENSION, "ecds", 8, removable=False),
     TypeRules(RUNTIME, "rtds", 9),
