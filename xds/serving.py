@@ -15,9 +15,9 @@ import structlog
 
 from xds import flow
 from xds.collector import Collector
-from xds.discovery.layers import Layers
+from xds.discovery.layers import Gives, Layers
 from xds.discovery.raw import RawResources
-from xds.discovery.resources import Assignable, Assignment, Provider
+from xds.discovery.resources import Assignable, Assignment
 from xds.discovery.server import Server
 from xds.envoy.classes import Classes, claim_of
 from xds.mesh.store import Mesh
@@ -42,7 +42,7 @@ class Control:
         self.mesh = Mesh()
         self.classes = Classes(self.mesh)
         self.collector = Collector()
-        self._provider: Provider = self.classes
+        self._provider: Gives = self.classes
         if raw is not None:
             self._provider = Layers(self.classes, raw) if sources else raw
         self.ready = asyncio.Event()

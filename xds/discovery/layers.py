@@ -1,14 +1,24 @@
 """Several providers as one: a stream gets the union of what each gives it, and of one name what the first has."""
 
-from typing import Any
+from typing import Any, Protocol
 
-from xds.discovery.resources import Assignable, Assignment, Group, Provider
+from xds.discovery.resources import Assignable, Assignment, Group
+
+
+class Gives(Protocol):
+    """What a `Provider` does when a stream comes and goes."""
+
+    def open(self, stream: Assignable) -> Assignment:
+        """The first assignment of a new stream."""
+
+    def close(self, stream: Assignable) -> None:
+        """The stream has ended."""
 
 
 class Layers:
-    """A `Provider` of what all of `providers` give. The class that proxies are shown in is that of the first."""
+    """What all of `providers` give, each stream its own. The class that proxies are shown in is that of the first."""
 
-    def __init__(self, *providers: Provider) -> None:
+    def __init__(self, *providers: Gives) -> None:
         self._providers = providers
         self._open: dict[Assignable, tuple[_Layer, ...]] = {}
 
