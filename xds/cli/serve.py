@@ -14,7 +14,7 @@ import structlog
 
 from xds import log as logging
 from xds.errors import XdsError
-from xds.mesh.settings import ROOT_NAMESPACE
+from xds.objects.mesh_config import ROOT_NAMESPACE
 
 if TYPE_CHECKING:
     from xds.discovery.server import Server

@@ -2,20 +2,11 @@
 
 from collections.abc import Iterable, Mapping
 
-import msgspec
-import yaml
-
 from xds import flow
 from xds import objects as api
 from xds.mesh.inputs import Inputs
-from xds.objects.meta import Ref, decode_hook
-
-ROOT_NAMESPACE = "istio-system"
-
-
-def _mesh_config(found: api.ConfigMap) -> api.MeshConfig:
-    text = found.data.get("mesh", "")
-    return msgspec.convert(yaml.safe_load(text) or {}, api.MeshConfig, dec_hook=decode_hook)
+from xds.objects.mesh_config import ROOT_NAMESPACE, mesh_config
+from xds.objects.meta import Ref
 
 
 def contains(labels: Iterable[tuple[str, str]], wanted: Mapping[str, str]) -> bool:
@@ -30,7 +21,8 @@ class Settings(Inputs):
     def config(self) -> api.MeshConfig:
         """The MeshConfig in the ConfigMap `istio` of the root namespace; defaults where there is none."""
         found: api.ConfigMap | None = self.item(Ref("ConfigMap", ROOT_NAMESPACE, "istio"))
-        return api.MeshConfig() if found is None else _mesh_config(found)
+        config = None if found is None else mesh_config(found.data.get("mesh", ""))[0]
+        return config or api.MeshConfig()
 
     @flow.derived
     def root(self) -> str:

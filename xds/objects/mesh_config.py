@@ -4,10 +4,12 @@ https://istio.io/latest/docs/reference/config/istio.mesh.v1alpha1/#MeshConfig
 """
 
 from datetime import timedelta
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
+import yaml
 
+from xds.errors import Problem
 from xds.objects.destination_rule import (
     ClientTLSSettings,
     ConnectionPoolSettings,
@@ -17,9 +19,12 @@ from xds.objects.destination_rule import (
     ZoneAwareLoadBalancerSetting,
 )
 from xds.objects.extension_providers import BUILTIN, ExtensionProvider
-from xds.objects.meta import Duration, Int32, Message
+from xds.objects.meta import Duration, Int32, Message, decode_hook
 from xds.objects.proxy_config import ProxyConfig
+from xds.objects.schema import fit
 from xds.objects.virtual_service import HTTPRetry
+
+ROOT_NAMESPACE = "istio-system"  # where the ConfigMap `istio` is
 
 
 class OutboundTrafficPolicy(Message, frozen=True):
@@ -194,3 +199,18 @@ class MeshConfig(Message, frozen=True):
     tls_defaults: TLSConfig | None = None
     default_traffic_policy: DefaultTrafficPolicy | None = None
     service_entry_visibility: ServiceEntryVisibility | None = None
+
+
+def mesh_config(text: str) -> tuple[MeshConfig | None, list[Problem]]:
+    """The settings that `text` (YAML) describes, and what is wrong with it; None where one of the problems is an error.
+
+    The problems' fields are paths in `text`.
+    """
+    try:
+        value: Any = yaml.load(text, yaml.CSafeLoader) or {}
+    except yaml.YAMLError as e:
+        return None, [Problem("$", f"not YAML: {' '.join(str(e).split())}")]
+    fitted, problems = fit(MeshConfig, value)
+    if not all(problem.warning for problem in problems):
+        return None, problems
+    return msgspec.convert(fitted, MeshConfig, dec_hook=decode_hook), problems

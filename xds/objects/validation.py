@@ -8,6 +8,8 @@ from typing import Any
 from xds.errors import Problem
 from xds.objects.constraints import check
 from xds.objects.destination_rule import ClientTLSSettings, DestinationRule, TrafficPolicy
+from xds.objects.kubernetes import ConfigMap
+from xds.objects.mesh_config import ROOT_NAMESPACE, mesh_config
 from xds.objects.service_entry import ServiceEntry, WorkloadEntry
 from xds.objects.sidecar import ServerTLSSettings, Sidecar
 from xds.objects.virtual_service import Destination, HTTPRoute, TCPRoute, TLSRoute, VirtualService
@@ -34,9 +36,19 @@ def validate(item: Any) -> list[Problem]:
             own = _sidecar(item)
         case WorkloadEntry():
             own = iter(())
+        case ConfigMap():
+            return list(_mesh_config(item))
         case _:
             return []
     return [*own, *check("$.spec", item.spec)]
+
+
+def _mesh_config(item: ConfigMap) -> Iterator[Problem]:
+    if (item.ref.namespace, item.ref.name) == (ROOT_NAMESPACE, "istio"):
+        config, problems = mesh_config(item.data.get("mesh", ""))
+        for problem in (*problems, *(() if config is None else check("$", config))):
+            path = problem.field.removeprefix("$").removeprefix(".")
+            yield Problem("$.data.mesh", f"{path}: {problem.reason}" if path else problem.reason, warning=problem.warning)
 
 
 def _virtual_service(item: VirtualService) -> Iterator[Problem]:
