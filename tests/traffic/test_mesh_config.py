@@ -92,6 +92,19 @@ def test_outbound_traffic_policy(mesh: Mesh) -> None:
     eventually(lambda: answer(client, "http://elsewhere.example.com/") == UNKNOWN)
 
 
+def test_inbound_traffic_policy(mesh: Mesh) -> None:
+    server = mesh.pod("server", ports=[8080])
+    mesh.service("server", {}, pods=[server])
+    client = mesh.pod("client")
+
+    def address() -> str:
+        return called(client.get("http://server/").call).address
+
+    assert address() == server.address
+    settings(mesh, inboundTrafficPolicy={"mode": "LOCALHOST"})
+    eventually(lambda: address() == "127.0.0.1")
+
+
 def test_default_service_export_to(mesh: Mesh) -> None:
     other = f"{mesh.namespace}-a"
     here, there = mesh.service("here"), mesh.service("there", namespace=other)

@@ -63,7 +63,7 @@ class Inbounds(Policies):
             service_port=port.number,
             name=port.name,
             bind=_own_address(client) if alone else "",
-            forward_to=_host_port(_loopback(client), target.port) if alone else "",
+            forward_to=_host_port(_loopback(client), target.port) if alone or self._local() else "",
         )
 
     def _ingress(self, listener: api.IstioIngressListener, client: Client, targets: list[tuple[Service, Target]]) -> Inbound:
@@ -71,7 +71,7 @@ class Inbounds(Policies):
         service, target = next((pair for pair in targets if pair[1].port == number), (None, None))
         alone = client.mode is Mode.NONE or listener.capture_mode == "NONE"
         forward_to = listener.default_endpoint or ""
-        if not forward_to and alone:
+        if not forward_to and (alone or self._local()):
             forward_to = _host_port(_loopback(client), number)
         return Inbound(
             port=number,
@@ -84,6 +84,11 @@ class Inbounds(Policies):
             pool=listener.connection_pool,
             tls=listener.tls,
         )
+
+
+    def _local(self) -> bool:
+        """Whether applications listen on the loopback address (Istio: MeshConfig `inboundTrafficPolicy`)."""
+        return self.config().inbound_traffic_policy.mode == "LOCALHOST"
 
 
 def _own_address(client: Client) -> str:

@@ -9,7 +9,7 @@ from xds.errors import Problem
 from xds.objects.constraints import check
 from xds.objects.destination_rule import ClientTLSSettings, DestinationRule, TrafficPolicy
 from xds.objects.kubernetes import ConfigMap
-from xds.objects.mesh_config import ROOT_NAMESPACE, mesh_config
+from xds.objects.mesh_config import ROOT_NAMESPACE, MeshConfig, mesh_config
 from xds.objects.service_entry import ServiceEntry, WorkloadEntry
 from xds.objects.sidecar import ServerTLSSettings, Sidecar
 from xds.objects.virtual_service import Destination, HTTPRoute, TCPRoute, TLSRoute, VirtualService
@@ -20,6 +20,8 @@ _HOST = re.compile(
 )
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", re.ASCII)
 MAX_WEIGHTS = 2**32 - 1  # Envoy: WeightedCluster
+_DEFAULT_MESH = MeshConfig()
+_UNUSED_SETTINGS = ("config_sources", "ingress_selector", "service_settings", "service_scope_configs", "service_entry_visibility")
 _REDIRECT_CODES = frozenset({301, 302, 303, 307, 308})
 
 
@@ -49,6 +51,16 @@ def _mesh_config(item: ConfigMap) -> Iterator[Problem]:
         for problem in (*problems, *(() if config is None else check("$", config))):
             path = problem.field.removeprefix("$").removeprefix(".")
             yield Problem("$.data.mesh", f"{path}: {problem.reason}" if path else problem.reason, warning=problem.warning)
+        for name in _UNUSED_SETTINGS:
+            if config is not None and getattr(config, name) != getattr(_DEFAULT_MESH, name):
+                yield Problem("$.data.mesh", f"{_camel(name)}: has no effect here", warning=True)
+        if config is not None and config.outbound_traffic_policy.mode == "ALLOW_ANY_DYNAMIC_DNS":
+            yield Problem("$.data.mesh", "outboundTrafficPolicy.mode: ALLOW_ANY_DYNAMIC_DNS is taken for ALLOW_ANY", warning=True)
+
+
+def _camel(name: str) -> str:
+    first, *rest = name.split("_")
+    return first + "".join(map(str.capitalize, rest))
 
 
 def _virtual_service(item: VirtualService) -> Iterator[Problem]:
