@@ -86,8 +86,8 @@ def _balanced(view: View, service: Service, port: Port, subset: str, policy: Tra
     """The fields that say where a cluster's endpoints come from, and how load is balanced among them."""
     passthrough = policy.load_balancer is not None and policy.load_balancer.simple == "PASSTHROUGH"
     resolution = service.resolution
-    if resolution is Resolution.PASSTHROUGH and (client.kind != "sidecar" or client.mode is Mode.NONE):
-        # Only captured connections know where they were going.
+    if resolution is Resolution.PASSTHROUGH and (client.kind != "sidecar" or client.mode is Mode.NONE or _is_part(view, service, subset)):
+        # Only captured connections know where they were going, and that may be to endpoints that are not in the subset.
         resolution = Resolution.ENDPOINTS
     if passthrough or resolution is Resolution.PASSTHROUGH:
         return _original_destination(service, port)
@@ -111,6 +111,12 @@ def _balanced(view: View, service: Service, port: Port, subset: str, policy: Tra
         "load_assignment": assignment,
         **common,
     }
+
+
+def _is_part(view: View, service: Service, subset: str) -> bool:
+    """Whether a subset of a headless service is not all of it."""
+    selected = view.policy(service).subset(subset) if subset and service.headless else None
+    return selected is not None and bool(selected.labels)
 
 
 def _original_destination(service: Service, port: Port) -> "Cluster":
