@@ -209,7 +209,6 @@ REFUSED_BY_US: list[tuple[str, Spec, str]] = [
         "$.spec.tcp[0].match[0].destinationSubnets[0]",
     ),
     ("DestinationRule", {"host": "a b"}, "$.spec.host"),
-    ("DestinationRule", {"host": "a", "subsets": [{"name": "v1"}, {"name": "v1"}]}, "$.spec.subsets[1].name"),
     ("DestinationRule", {"host": "a", "subsets": [{"name": "V 1"}]}, "$.spec.subsets[0].name"),
     ("DestinationRule", policy(tls={"mode": "MUTUAL"}), "$.spec.trafficPolicy.tls"),
     ("DestinationRule", policy(outlierDetection={"maxEjectionPercent": 101}), "$.spec.trafficPolicy.outlierDetection.maxEjectionPercent"),
@@ -298,6 +297,7 @@ WITHOUT_EFFECT += [
         ({"connectionPool": {"http": {"http1MaxPending": 1}}}, "connectionPool.http.http1MaxPending"),
     )
 ] + [
+    ("DestinationRule", {"host": "a", "subsets": [{"name": "v1"}, {"name": "v1"}]}, "$.spec.subsets[1].name"),
     (
         "DestinationRule",
         {"host": "a", "workloadSelector": {}, "trafficPolicy": {"tls": {"mode": "MUTUAL", "credentialName": "a"}}},

@@ -20,7 +20,10 @@ RULE = """
 @pytest.fixture(scope="module")
 def mesh(world: World) -> Iterator[Mesh]:
     mesh = Mesh(world)
-    by_header, by_cookie = "{httpHeaderName: x-user}", "{httpCookie: {name: user, path: /shop, ttl: 60s}}"
+    by_header, by_cookie = (
+        "{httpHeaderName: x-user}",
+        "{httpCookie: {name: user, path: /shop, ttl: 60s, attributes: [{name: SameSite, value: Strict}, {name: Secure}]}}",
+    )
     rules = {
         "header": by_header,
         "maglev": "{httpHeaderName: x-user, maglev: {tableSize: 251}}",
@@ -129,7 +132,7 @@ class TestGeneratedCookie:
         assert cookie is not None
         value, *attributes = cookie.split("; ")
         assert value.startswith("user=")
-        assert {"Max-Age=60", "Path=/shop", "HttpOnly"} <= set(attributes)
+        assert {"Max-Age=60", "Path=/shop", "SameSite=Strict", "Secure", "HttpOnly"} <= set(attributes)
         assert set(client.many("http://cookie/", 10, {"cookie": value})) == {first.server}
 
     def test_none_is_made_where_the_request_has_one(self, client: Pod) -> None:

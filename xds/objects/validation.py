@@ -169,7 +169,8 @@ def _destination_rule(item: DestinationRule) -> Iterator[Problem]:
         if not _LABEL.fullmatch(subset.name):
             yield Problem(f"$.spec.subsets[{i}].name", f"{subset.name!r} is not a DNS label")
         elif subset.name in names[:i]:
-            yield Problem(f"$.spec.subsets[{i}].name", f"the subset {subset.name!r} stands twice")
+            reason = f"the subset {subset.name!r} stands twice, and the first one is used"
+            yield Problem(f"$.spec.subsets[{i}].name", reason, warning=True)
         yield from _traffic_policy(f"$.spec.subsets[{i}].trafficPolicy", subset.traffic_policy, selects)
 
 
