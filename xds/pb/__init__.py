@@ -13,6 +13,7 @@ from importlib.resources import files
 from typing import Any as _Any
 
 from google.protobuf import descriptor_pb2, descriptor_pool, json_format, message_factory
+from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import Message
 
 NAMES = {
@@ -106,6 +107,7 @@ NAMES = {
 }
 
 TYPE_URL_PREFIX = "type.googleapis.com/"
+_FREE_FORM = ("google.protobuf.Struct", "google.protobuf.Value", "google.protobuf.ListValue")
 
 
 def _pool() -> descriptor_pool.DescriptorPool:
@@ -135,10 +137,34 @@ def any(message: Message) -> _Any:
 
 
 def plain(message: Message) -> dict[str, _Any]:
-    """`message` in protobuf's JSON form, under the proto's own field names, of plain dicts and lists only; Any fields are expanded."""
+    """`message` in protobuf's JSON form, under the proto's own field names, of plain dicts and lists only; Any fields are expanded.
+
+    Fields are in their order, maps are sorted by key: equal messages look the same.
+    """
     text = json_format.MessageToJson(message, preserving_proto_field_name=True, descriptor_pool=POOL)
-    made: dict[str, _Any] = json.loads(text)
+    made: dict[str, _Any] = _with_sorted_maps(json.loads(text), message.DESCRIPTOR)
     return made
+
+
+def _with_sorted_maps(value: _Any, of: Descriptor) -> _Any:
+    if of.full_name in _FREE_FORM:
+        return json.loads(json.dumps(value, sort_keys=True))
+    if not isinstance(value, dict):
+        return value
+    if of.full_name == "google.protobuf.Any" and "@type" in value:
+        of = POOL.FindMessageTypeByName(value["@type"].rpartition("/")[2])
+    for field in of.fields:
+        part = value.get(field.name)
+        if part is None or field.message_type is None:
+            continue
+        if field.message_type.GetOptions().map_entry:
+            inner = field.message_type.fields_by_name["value"].message_type
+            value[field.name] = {k: v if inner is None else _with_sorted_maps(v, inner) for k, v in sorted(part.items())}
+        elif field.is_repeated:
+            value[field.name] = [_with_sorted_maps(item, field.message_type) for item in part]
+        else:
+            value[field.name] = _with_sorted_maps(part, field.message_type)
+    return value
 
 
 def __getattr__(name: str) -> _Any:
