@@ -564,7 +564,7 @@ class TestMirror:
         copy = mesh.servers["shadow"].got("all")[0]
         assert reply.server == "app"
         assert (copy["method"], copy["path"], copy["body"]) == ("POST", "/path?q=1", "hello")
-        assert copy["host"] == self.ALL  # not `…-shadow`
+        assert copy["host"] == f"{self.ALL}-shadow"
 
     def test_deprecated_percent(self, mesh: Rig) -> None:
         mesh.call(self.OLD, x_key="old")

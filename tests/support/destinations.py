@@ -90,9 +90,9 @@ class Destination(Seen):
         return {c.name: c for c in outbound_clusters(self, self.the_service, client)}
 
     def cluster(self, client: Client = SIDECAR) -> Any:
-        """The only cluster of a service of one port and no subsets."""
-        (cluster,) = self.clusters(client).values()
-        return cluster
+        """The cluster of a service of one port and no subsets; of a headless one's two, that of those who call a pod themselves."""
+        first, *_ = self.clusters(client).values()
+        return first
 
     def assignments(self, client: Client = SIDECAR) -> dict[str, pb.ClusterLoadAssignment]:
         """The service's assignments by cluster name."""

@@ -208,7 +208,7 @@ class TestMirrors:
         assert reply.server == "app-v1"
         copy = eventually(lambda: next((c for c in shadow.calls if c.header("x-key") == key), None))
         assert copy is not None
-        assert (copy.method, copy.path, copy.body, copy.authority) == ("POST", "/path?x=1", "body", self.MIRROR)
+        assert (copy.method, copy.path, copy.body, copy.authority) == ("POST", "/path?x=1", "body", f"{self.MIRROR}-shadow")
 
     def test_nobody_waits_for_the_mirror(self, client: Pod, shadow: Application) -> None:
         shadow.refuses = True

@@ -8,6 +8,26 @@ from support.traffic_rules import TO_APP, TO_V1, TO_V2, Rules
 
 RULES = Rules("routes")
 
+PORTS = """
+    apiVersion: networking.istio.io/v1
+    kind: VirtualService
+    metadata: {name: double}
+    spec:
+      hosts: [double]
+      http:
+      - match: [{uri: {exact: /default}}]
+        redirect: {uri: /x, derivePort: FROM_PROTOCOL_DEFAULT}
+      - match: [{uri: {exact: /secure}}]
+        redirect: {uri: /x, derivePort: FROM_PROTOCOL_DEFAULT, scheme: https}
+      - match: [{uri: {exact: /same}}]
+        redirect: {uri: /x, derivePort: FROM_REQUEST_PORT}
+      - match: [{port: 80}]
+        headers: {response: {set: {x-port: '80'}}}
+        route: [{destination: {host: double}}]
+      - match: [{port: 9000}]
+        headers: {response: {set: {x-port: '9000'}}}
+        route: [{destination: {host: double}}]
+"""
 OTHERS = """
     apiVersion: networking.istio.io/v1
     kind: ServiceEntry
@@ -25,6 +45,7 @@ TWO_PORTS = ({"name": "http", "port": 80, "targetPort": 8080}, {"name": "http-ad
 @pytest.fixture(scope="module")
 def client(shared: Mesh) -> Pod:
     shared.apply(OTHERS, quiet=True)
+    shared.apply(PORTS, quiet=True)
     shared.application("outside", "198.51.100.80")
     RULES.apply(shared)
     shared.service("single", ports=[{"name": "http", "port": 9080, "targetPort": 8080}])
@@ -65,6 +86,12 @@ class TestDestination:
     @pytest.mark.parametrize("host", [NO_SUBSET, NO_PORT, NOBODY, SHORT_FAR])
     def test_requests_to_what_does_not_exist_are_dropped(self, client: Pod, host: str) -> None:
         assert client.get("http://app/", host=host).status == 503
+
+    @pytest.mark.parametrize(("port", "target"), [(80, 8080), (9000, 9090)])
+    def test_each_port_has_its_rules_and_is_the_default_destination(self, client: Pod, port: int, target: int) -> None:
+        reply = client.get(f"http://double:{port}/")
+        assert reply.call is not None
+        assert (reply.header("x-port"), reply.call.port) == (str(port), target)
 
     def test_the_host_header_stays_as_it_was(self, client: Pod) -> None:
         reply = client.get("http://app/", host=self.OUTSIDE)
@@ -200,6 +227,10 @@ class TestRedirect:
     def test_location(self, client: Pod, host: str, path: str, location: str) -> None:
         reply = client.get(f"http://app{path}", host=host)
         assert (reply.status, reply.header("location")) == (301, location.format(host=host))
+
+    def test_the_default_port_of_a_protocol(self, client: Pod) -> None:
+        found = [client.get(f"http://double:9000/{path}").header("location") for path in ("default", "secure", "same")]
+        assert found == ["http://double:80/x", "https://double:443/x", "http://double:9000/x"]
 
     def test_other_requests_are_forwarded(self, client: Pod) -> None:
         assert client.get("http://app/other", host=self.URI).status == 200

@@ -187,6 +187,11 @@ class TestTcp:
         for pod in app.services["pods"].applications.values():
             assert servers(client, pod.address, 3306) == {"app-v2": 6}
 
+    def test_a_rule_that_leads_to_a_headless_service(self, app: Mesh) -> None:
+        app.service("pods", {"v1": 2}, TCP, headless=True)
+        app.apply(rule("[{match: [{port: 3306}], route: [{destination: {host: pods}}]}]"))
+        assert servers(app.pod("client"), "app", 3306, 20).keys() == {"pods-v1-0", "pods-v1-1"}
+
     def test_a_rule_comes_changes_and_goes(self, app: Mesh) -> None:
         client = app.pod("client")
         assert servers(client, "app", 3306, 20).keys() == {"app-v1", "app-v2"}

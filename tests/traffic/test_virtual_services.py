@@ -15,7 +15,7 @@ def rule(hosts: str, subset: str, *, name: str = "rule", namespace: str = "", ta
       {more}
       http:
       - headers: {{response: {{set: {{x-rule: {name}}}}}}}
-        route: [{{destination: {{host: {target}, subset: {subset}}}}}]
+        route: [{{destination: {{host: {target}, subset: "{subset}"}}}}]
     """
 
 
@@ -161,18 +161,27 @@ class TestHosts:
         client = app.pod("client")
         assert client.many("http://pods/", 4) == {"app-v2": 4}
 
-    def test_requests_through_a_rule_to_a_headless_service(self, app: Mesh) -> None:
-        app.service("pods", {"v1": 2}, headless=True)
-        app.apply("""
-            apiVersion: networking.istio.io/v1
-            kind: VirtualService
-            metadata: {name: pods}
-            spec:
-              hosts: [app]
-              http: [{route: [{destination: {host: pods}}]}]
-        """)
+    def test_a_subset_of_a_headless_service(self, app: Mesh) -> None:
+        app.apply(subsets("pods"), quiet=True)
+        app.service("pods", ("v1", "v2"), headless=True)
+        app.apply(rule("[pods]", "v2", target="pods"))
         client = app.pod("client")
-        assert client.get("http://app/", at=app.services["pods"]["pods-v1-1"].address, host="app").status == 200
+        for pod in app.services["pods"].applications.values():
+            assert client.many("http://pods/", 4, at=pod.address) == {"pods-v2": 4}
+
+    def test_a_headless_service_whose_callers_choose_a_pod(self, app: Mesh) -> None:
+        app.service("pods", {"v1": 2}, headless=True)
+        app.apply(rule("[pods]", "", target="pods"))
+        client = app.pod("client")
+        for name, pod in app.services["pods"].applications.items():
+            reply = client.get("http://pods/", at=pod.address)
+            assert (reply.server, reply.header("x-rule")) == (name, "rule")
+
+    def test_a_rule_that_leads_to_a_headless_service(self, app: Mesh) -> None:
+        app.service("pods", {"v1": 2}, headless=True)
+        app.apply(rule("[app]", "", target="pods"))
+        client = app.pod("client")
+        assert client.many("http://app/", 20).keys() == {"pods-v1-0", "pods-v1-1"}
 
     def test_the_alias_of_a_service(self, app: Mesh) -> None:
         target = f"app.{app.namespace}.svc.cluster.local"

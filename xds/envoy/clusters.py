@@ -62,6 +62,7 @@ def _outbound(view: View, service: Service, port: Port, subset: str, policy: Tra
     http = Upstream(http2=True)
     if not upgrades(port.protocol, pool, config):
         http = upstream(port.protocol, pool, detects=client.kind == "sidecar")
+    named = "" if subset == names.EVERY_POD else subset
     auto_sni, auto_san = auto_server_name(service, policy.tls)
     fields: Cluster = {
         "name": names.outbound(service.hostname, port.number, subset),
@@ -75,8 +76,8 @@ def _outbound(view: View, service: Service, port: Port, subset: str, policy: Tra
             pool,
             () if outliers is None else outliers.outlier_detection_http_error_codes,
         ),
-        "transport_socket": transport_socket(service, port.number, subset, policy, config, http.http2),
-        "metadata": _outbound_metadata(view, service, port.number, subset),
+        "transport_socket": transport_socket(service, port.number, named, policy, config, http.http2),
+        "metadata": _outbound_metadata(view, service, port.number, named),
         **_balanced(view, service, port, subset, policy, client),
     }
     return pb.Cluster(**fields)
@@ -86,8 +87,8 @@ def _balanced(view: View, service: Service, port: Port, subset: str, policy: Tra
     """The fields that say where a cluster's endpoints come from, and how load is balanced among them."""
     passthrough = policy.load_balancer is not None and policy.load_balancer.simple == "PASSTHROUGH"
     resolution = service.resolution
-    if resolution is Resolution.PASSTHROUGH and (client.kind != "sidecar" or client.mode is Mode.NONE or _is_part(view, service, subset)):
-        # Only captured connections know where they were going, and that may be to endpoints that are not in the subset.
+    if resolution is Resolution.PASSTHROUGH and (client.kind != "sidecar" or client.mode is Mode.NONE or _is_chosen(view, service, subset)):
+        # Only captured connections know where they were going, and that may be to none of the endpoints that a rule leads to.
         resolution = Resolution.ENDPOINTS
     if passthrough or resolution is Resolution.PASSTHROUGH:
         return _original_destination(service, port)
@@ -113,9 +114,11 @@ def _balanced(view: View, service: Service, port: Port, subset: str, policy: Tra
     }
 
 
-def _is_part(view: View, service: Service, subset: str) -> bool:
-    """Whether a subset of a headless service is not all of it."""
-    selected = view.policy(service).subset(subset) if subset and service.headless else None
+def _is_chosen(view: View, service: Service, subset: str) -> bool:
+    """Whether a rule and not the caller has led here: to a part of a headless service, or to any of its pods."""
+    if not service.headless or subset in ("", names.EVERY_POD):
+        return subset == names.EVERY_POD
+    selected = view.policy(service).subset(subset)
     return selected is not None and bool(selected.labels)
 
 

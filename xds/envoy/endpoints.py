@@ -39,8 +39,11 @@ def assignments(view: View, service: Service, client: Client) -> list[pb.Cluster
 
 
 def destinations(view: View, service: Service) -> Iterator[tuple[Port, str, TrafficPolicy]]:
-    """What of `service` can be called: port by port all of it, then each subset; with the policy for it."""
-    subsets = ("", *(subset.name for subset in view.policy(service).subsets))
+    """What of `service` can be called: port by port all of it, then each subset; with the policy for it.
+
+    A headless service's callers go to one of its pods themselves, but for those whom a rule for another host leads to it.
+    """
+    subsets = ("", *(subset.name for subset in view.policy(service).subsets), *([names.EVERY_POD] if service.headless else []))
     for port in service.ports:
         if not port.protocol.is_udp:
             for subset in subsets:

@@ -19,6 +19,7 @@ from xds.envoy.filters import Chain
 from xds.envoy.filters.network import network_filters, tcp_proxy
 from xds.envoy.http_routes import config_metadata
 from xds.envoy.outbound_plan import Bind, Target
+from xds.envoy.route_actions import cluster_of
 from xds.mesh.model import Client, Resolution, Routing, Service
 from xds.mesh.names import covers
 from xds.mesh.view import View
@@ -261,16 +262,9 @@ def _routes(view: View, chain: Chain, routes: Iterable[RouteDestination], routin
     clusters: list[tuple[str, int]] = []
     policy, stat_prefix = None, ""
     for route in routes:
-        destination, subset = route.destination, route.destination.subset or ""
-        service = view.destination(destination.host)
-        if destination.port is not None and destination.port.number:
-            port = destination.port.number
-        elif service is not None and len(service.ports) == 1:
-            port = service.ports[0].number
-        else:
-            port = chain.port or target.port
-        cluster = names.outbound(destination.host if service is None else service.hostname, port, subset)
+        cluster, service, port = cluster_of(view, route.destination, chain.port or target.port, target.hostname)
         if not clusters:
+            subset = route.destination.subset or ""
             chain = _resolving(chain, service)
             stat_prefix = _stat_prefix(chain, cluster, service, port, subset)
             policy = None if service is None else view.traffic_policy(service, port, subset)

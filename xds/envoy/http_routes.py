@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 DEFAULT_ROUTE = "default"
 
 
-def http_routes(view: View, client: Client, routing: Routing, port: int, gateway: str = MESH) -> "list[Route]":
-    """The routes of `routing`'s `http` rules for requests that `client` sends to `port`; empty where none apply to it.
+def http_routes(view: View, client: Client, routing: Routing, host: str, port: int, gateway: str = MESH) -> "list[Route]":
+    """The routes of `routing`'s `http` rules for requests that `client` sends to `port` of `host`; empty where none apply to it.
 
     `gateway` is `mesh` for sidecars, else the gateway's `namespace/name`. Order is kept: the first route that matches a request
     takes it. What follows a route that takes all requests is left out.
@@ -31,7 +31,7 @@ def http_routes(view: View, client: Client, routing: Routing, port: int, gateway
             if match is not None and not applies(match, client, port, gateway, routing.rule.ref.namespace):
                 continue
             conditions = route_match(match)
-            routes.append(_route(view, routing, rule, match, conditions, port))
+            routes.append(_route(view, routing, rule, match, conditions, host, port))
             if takes_all(conditions):
                 return routes
     return routes
@@ -51,7 +51,7 @@ def default_route(view: View, service: Service, port: int) -> "Route":
 
 
 def _route(
-    view: View, routing: Routing, rule: HTTPRoute, match: HTTPMatchRequest | None, conditions: "RouteMatch", port: int
+    view: View, routing: Routing, rule: HTTPRoute, match: HTTPMatchRequest | None, conditions: "RouteMatch", host: str, port: int
 ) -> "Route":
     changes = header_changes(rule.headers)
     services: tuple[Service, ...] = ()
@@ -66,7 +66,7 @@ def _route(
     elif rule.direct_response is not None:
         route["direct_response"] = direct_response(rule.direct_response)
     else:
-        forwarding = forward(view, rule, port)
+        forwarding = forward(view, rule, port, host)
         route["route"] = forwarding.action
         cluster = forwarding.action.get("cluster") or ""
         changes = forwarding.headers

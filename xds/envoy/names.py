@@ -4,6 +4,8 @@ import msgspec
 
 BLACK_HOLE = "BlackHoleCluster"  # has no endpoints: what must not leave
 PASSTHROUGH = "PassthroughCluster"  # where the caller was going, whatever it is
+# Stands for a subset in the name of the cluster of all pods of a headless service, for those who did not call one of them themselves.
+EVERY_POD = "*"
 INBOUND_PASSTHROUGH = "InboundPassthroughCluster"  # the workload's own port, whatever it is
 
 

@@ -41,6 +41,8 @@ PREVIOUS_PRIORITIES: "RetryPriority" = {
 }
 STATUS_CODES = "retriable-status-codes"
 
+HTTP_PORT, HTTPS_PORT = 80, 443
+
 REDIRECT_CODES = {
     301: "MOVED_PERMANENTLY",
     302: "FOUND",
@@ -58,11 +60,12 @@ class Forwarding(msgspec.Struct, frozen=True):
     services: tuple[Service, ...]
 
 
-def cluster_of(view: View, destination: Destination, port: int) -> tuple[str, Service | None, int]:
+def cluster_of(view: View, destination: Destination, port: int, called: str) -> tuple[str, Service | None, int]:
     """The cluster, service and service port that `destination` means on a listener of `port`.
 
     A destination without a port means the service's only port, else the listener's. A host that no service has keeps its name:
-    the cluster does not exist, so requests get a 503 (Istio: Destination, "will be dropped").
+    the cluster does not exist, so requests get a 503 (Istio: Destination, "will be dropped"). `called` is the host that the
+    caller means: who calls a headless service itself has chosen one of its pods, others get any of them.
     """
     service = view.destination(destination.host)
     if destination.port is not None and destination.port.number:
@@ -70,7 +73,10 @@ def cluster_of(view: View, destination: Destination, port: int) -> tuple[str, Se
     elif service is not None and len(service.ports) == 1:
         port = service.ports[0].number
     hostname = destination.host if service is None else service.hostname
-    return names.outbound(hostname, port, destination.subset or ""), service, port
+    subset = destination.subset or ""
+    if not subset and service is not None and service.headless and service.hostname != called:
+        subset = names.EVERY_POD
+    return names.outbound(hostname, port, subset), service, port
 
 
 def _hash_policies(view: View, service: Service | None, port: int, subset: str) -> "list[HashPolicy]":
@@ -91,14 +97,14 @@ def default_action(view: View, service: Service, port: int) -> "RouteAction":
     return action
 
 
-def forward(view: View, rule: HTTPRoute, port: int) -> Forwarding:
+def forward(view: View, rule: HTTPRoute, port: int, called: str) -> Forwarding:
     """Forwards to the rule's destinations.
 
     What a destination sets in headers wins over what the rule sets. Envoy has it the other way round where a route has several
     destinations (it applies a weighted cluster's changes, then the route's), so there, as soon as one destination has changes of its
     own, all of them carry the rule's too: a header does not change its value because a second destination is added.
     """
-    targets = [_target(view, route, port) for route in _weighted(rule.route)]
+    targets = [_target(view, route, port, called) for route in _weighted(rule.route)]
     # Envoy hashes by all of them together: it has no policies for one of several destinations. Equal ones count once, or each
     # would make a cookie.
     hashes: list[HashPolicy] = []
@@ -136,7 +142,7 @@ def forward(view: View, rule: HTTPRoute, port: int) -> Forwarding:
     retries = view.config.default_http_retry_policy if rule.retries is None else rule.retries
     if policy := retry_policy(retries, sticky=bool(hashes)):
         action["retry_policy"] = policy
-    if mirrors := _mirrors(view, rule, port):
+    if mirrors := _mirrors(view, rule, port, called):
         action["request_mirror_policies"] = mirrors
     return Forwarding(action, headers, tuple(target.service for target in targets if target.service is not None))
 
@@ -157,8 +163,8 @@ class _Target(msgspec.Struct, frozen=True):
         return fields
 
 
-def _target(view: View, route: HTTPRouteDestination, port: int) -> _Target:
-    name, service, port = cluster_of(view, route.destination, port)
+def _target(view: View, route: HTTPRouteDestination, port: int, called: str) -> _Target:
+    name, service, port = cluster_of(view, route.destination, port, called)
     hashes = _hash_policies(view, service, port, route.destination.subset or "")
     return _Target(name, service, route.weight or 0, header_changes(route.headers), hashes)
 
@@ -168,17 +174,15 @@ def _weighted(routes: tuple[HTTPRouteDestination, ...]) -> tuple[HTTPRouteDestin
     return routes if len(routes) == 1 else tuple(route for route in routes if (route.weight or 0) > 0)
 
 
-def _mirrors(view: View, rule: HTTPRoute, port: int) -> "list[MirrorPolicy]":
-    """Where copies of requests go. An explicit zero percent sends none."""
+def _mirrors(view: View, rule: HTTPRoute, port: int, called: str) -> "list[MirrorPolicy]":
+    """Where copies of requests go, with `-shadow` appended to their host (Istio: "Mirroring"). An explicit zero percent sends none."""
     wanted = [(m.destination, 100.0 if m.percentage is None else m.percentage.value) for m in rule.mirrors]
     if rule.mirror is not None:
         wanted.insert(0, (rule.mirror, rule.mirror_share))
     return [
         {
-            "cluster": cluster_of(view, destination, port)[0],
+            "cluster": cluster_of(view, destination, port, called)[0],
             "runtime_fraction": {"default_value": fractional_percent(share)},
-            # The copy looks like the original: Istio no longer lets Envoy append `-shadow` to its host.
-            "disable_shadow_host_suffix_append": True,
         }
         for destination, share in wanted
         if share > 0
@@ -238,6 +242,9 @@ def redirect(rule: HTTPRedirect, port: int) -> "RedirectAction":
         action["port_redirect"] = rule.port
     elif rule.derive_port == "FROM_REQUEST_PORT":
         action["port_redirect"] = port
+    elif rule.derive_port == "FROM_PROTOCOL_DEFAULT" and not rule.authority and port != HTTP_PORT:
+        # Callers name such a port in the Host header, from where Envoy would take it.
+        action["port_redirect"] = HTTPS_PORT if rule.scheme == "https" else HTTP_PORT
     return action
 
 

@@ -45,7 +45,7 @@ def service_virtual_host(
     if not wanted:
         return None
     routing = view.routing(service.hostname)
-    routes = http_routes(view, client, routing, port.number) if routing is not None else []
+    routes = http_routes(view, client, routing, service.hostname, port.number) if routing is not None else []
     return _virtual_host(f"{service.hostname}:{port.number}", wanted, routes or [default_route(view, service, port.number)])
 
 
@@ -54,7 +54,7 @@ def rule_virtual_host(
 ) -> "VirtualHost | None":
     """The virtual host of a VirtualService's host that no service has; None where no rule of it applies, or no domain is left."""
     wanted = [d for d in rule_domains(client.namespace, client.domain, host) if d not in exclude_domains]
-    routes = http_routes(view, client, routing, port) if wanted else []
+    routes = http_routes(view, client, routing, host, port) if wanted else []
     return _virtual_host(f"{host}:{port}", wanted, routes) if routes else None
 
 

@@ -520,6 +520,11 @@ class TestWhereEndpointsComeFrom:
         found = cluster(service=headless())
         assert (found.type, found.lb_policy) == (pb.Cluster.ORIGINAL_DST, pb.Cluster.CLUSTER_PROVIDED)
 
+    def test_but_those_whom_a_rule_leads_there_are_told(self) -> None:
+        found = Destination(headless(), subsets=[{"name": "v1", "labels": {"version": "v1"}}]).clusters()
+        types = {name.split("|")[2]: cluster.type for name, cluster in found.items()}
+        assert types == {"": pb.Cluster.ORIGINAL_DST, "v1": pb.Cluster.EDS, "*": pb.Cluster.EDS}
+
     def test_at_the_port_that_the_workload_listens_on(self) -> None:
         found = cluster(service=headless(Port(80, "http", HTTP, 8080)))
         assert found.original_dst_lb_config.upstream_port_override.value == 8080
