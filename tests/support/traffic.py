@@ -245,6 +245,8 @@ class Mesh:
         for pod in self.pods:
             pod.close()
         (self.world.files / f"{self.namespace}.yaml").unlink(missing_ok=True)
+        own = f"{self.namespace}-steps"  # the next test's pods must not see this one's listeners any more
+        eventually(lambda: all(s["namespace"] != own for s in self.world.debug("registryz")), f"{own} to be forgotten")
 
     # Objects
 

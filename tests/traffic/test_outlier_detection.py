@@ -90,7 +90,7 @@ class TestWhatCounts:
         ("host", "status", "errors"), [("counted", 500, 3), ("default", 503, 5), ("gateway", 502, 2), ("codes", 429, 2)]
     )
     def test_an_endpoint_that_fails_so_often_is_not_called_again(self, stage: Stage, host: str, status: int, errors: int) -> None:
-        assert stage.fail(host, status, errors) == 0
+        eventually(lambda: stage.fail(host, status, errors) == 0, "it to be left alone")  # other threads learn of it a moment later
 
     @pytest.mark.parametrize(("host", "status"), [("off", 500), ("ignored", 503), ("tenth", 500)])
     def test_what_is_not_counted_or_beyond_the_share_ejects_nothing(self, stage: Stage, host: str, status: int) -> None:

@@ -110,7 +110,10 @@ class KubeClient:
             async with response:
                 if response.status >= 300 and response.status != 304:
                     raise kube_error(response.status, await response.read(), response.headers.get("Retry-After"))
-                yield response
+                try:
+                    yield response
+                finally:
+                    _drop(response)
         except (aiohttp.ClientError, OSError) as e:
             error = Unreachable(f"{self.server}: {str(e) or type(e).__name__}")
             self._report(error)
@@ -213,6 +216,12 @@ class KubeClient:
         if os.environ.get("KUBERNETES_SERVICE_HOST"):
             return None
         raise ConfigError(str(default), "no such file, $KUBECONFIG is not set, and this is no pod: no cluster to connect to")
+
+
+def _drop(response: aiohttp.ClientResponse) -> None:
+    """End the connection of an answer that is not read to its end, as watches never are: TLS's goodbye might outlive the loop."""
+    if (connection := response.connection) is not None and connection.transport is not None:
+        connection.transport.abort()
 
 
 def kube_error(status: int, body: bytes, retry_after: str | None = None) -> KubeError:
