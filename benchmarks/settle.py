@@ -123,7 +123,7 @@ def cpu(of: Any) -> tuple[float, Any]:
     return (time.process_time() - started) * 1000, result
 
 
-def run(scene: Scene, proxies: int, turns: int, profile: str) -> dict[str, float]:
+def run(scene: Scene, proxies: int, turns: int, profile: str, kinds: list[str]) -> dict[str, float]:
     """The figures of one size."""
     gc.collect()
     mesh, store = Mesh(), Store()
@@ -153,7 +153,7 @@ def run(scene: Scene, proxies: int, turns: int, profile: str) -> dict[str, float
         classes.flush()
         mesh.sweep()
 
-    for kind in KINDS_PLAYED:
+    for kind in kinds:
         settles, sends, counts = [], [], []
         for turn in range(turns + 1):
             *before, change = changes(scene, kind, turn)
@@ -206,10 +206,12 @@ def main() -> None:
     parser.add_argument("--proxies", type=int, default=200)
     parser.add_argument("--turns", type=int, default=10)
     parser.add_argument("--scoped", action="store_true")
+    parser.add_argument("--changes", nargs="*", default=list(KINDS_PLAYED), choices=KINDS_PLAYED)
     parser.add_argument("--profile", default="", metavar="KIND", help="connect, reconnect or a kind of change: where its time goes")
     options = parser.parse_args()
     columns = {
-        n: run(Scene(n, scoped=options.scoped, rules=n // 10), options.proxies, options.turns, options.profile) for n in options.services
+        n: run(Scene(n, scoped=options.scoped, rules=n // 10), options.proxies, options.turns, options.profile, options.changes)
+        for n in options.services
     }
     print(f"{'services':32}" + "".join(f"{n:>12}" for n in columns))
     for name in next(iter(columns.values())):

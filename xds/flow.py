@@ -301,23 +301,28 @@ class Graph:
         """
         swept = 0
         while self.orphans:
-            node = self.orphans.pop()
-            is_input = isinstance(node.owner, Table)
-            if node.readers or node.watch is not None or (is_input and node.value is not None):
-                continue
-            key = node.args[0] if is_input else node.args
-            if node.owner.nodes.get(key) is not node:
-                continue
-            del node.owner.nodes[key]
-            self.failing.pop(node, None)
-            swept += 1
-            for source in node.sources:
-                source.readers.discard(node)
-                if not source.readers:
-                    self.orphans.add(source)
-            node.sources = ()
-            node.state = CLEAN if is_input else STALE
+            orphans = tuple(self.orphans)
+            self.orphans.clear()  # a set that was large once is slow to take single members from
+            swept += sum(map(self._forget, orphans))
         return swept
+
+    def _forget(self, node: Node) -> bool:
+        """Forget `node` if nobody needs it; whether it was forgotten."""
+        is_input = isinstance(node.owner, Table)
+        if node.readers or node.watch is not None or (is_input and node.value is not None):
+            return False
+        key = node.args[0] if is_input else node.args
+        if node.owner.nodes.get(key) is not node:
+            return False
+        del node.owner.nodes[key]
+        self.failing.pop(node, None)
+        for source in node.sources:
+            source.readers.discard(node)
+            if not source.readers:
+                self.orphans.add(source)
+        node.sources = ()
+        node.state = CLEAN if is_input else STALE
+        return True
 
 
 class Watch:
