@@ -43,14 +43,14 @@ PROXIED = "proxied"  # the Host header with its port: the HTTP proxy's table has
 EVERYONE = Scope()
 
 
-class Workload(msgspec.Struct, frozen=True):
+class Workload(msgspec.Struct, frozen=True, cache_hash=True):
     """What decides a proxy's inbound side: how it is called, and what of the client shows in its listeners."""
 
     client: Client
     inbounds: tuple[Inbound, ...]
 
 
-class Shares(msgspec.Struct, frozen=True):
+class Shares(msgspec.Struct, frozen=True, cache_hash=True):
     """What a client shares with others: its scope, and its projection for each kind of resource."""
 
     scope: Scope
@@ -260,7 +260,7 @@ class Translation(flow.Graph):
         segments = table.segments
         own = segments.get(client.namespace)
         if own is not None and client.namespace != scope.namespace and table.form == SHARED:
-            taken = set(table.taken).difference(domain for host in own.hosts for domain in host.domains)
+            taken = Taken(table.taken, (domain for host in own.hosts for domain in host.domains))
             hosts = self._hosts(scope, client, own.services, table.form, taken)
             segments = segments | {client.namespace: Segment.of(own.services, hosts)}
         header = route_configuration_header(name, proxied=table.form == PROXIED).SerializeToString(deterministic=True)
@@ -278,7 +278,7 @@ class Translation(flow.Graph):
         if need is None:
             return None
         form = ANY_HOST if need.sniffed else PROXIED if need.port == 0 else SHARED
-        taken: set[str] = set()
+        taken = Taken()
         made = dict(zip(need.services, self._hosts(scope, client, need.services, form, taken), strict=True))
         of_namespace: dict[str, list[ServicePort]] = {}
         for key in need.services:
@@ -286,32 +286,31 @@ class Translation(flow.Graph):
         others: list[VirtualHost] = []
         if form != ANY_HOST:
             for host in self._rule_hosts(scope, client, need.port):
-                if taken.isdisjoint(host.domains):
+                if not taken.of(host.domains):
                     others.append(host)
-                    taken.update(host.domains)
-            if "*" not in taken:
+                    taken.add(host.domains)
+            if not taken.of(("*",)):
                 others.append(self._catch_all(scope))
         segments = {where: Segment.of(tuple(keys), (made[key] for key in keys)) for where, keys in of_namespace.items()}
-        return RouteTable(form, segments, Segment.of((), others), frozenset(taken))
+        return RouteTable(form, segments, Segment.of((), others), frozenset(taken.added))
 
     def _hosts(
-        self, scope: Scope, client: Client, services: Iterable[ServicePort], form: str, taken: set[str]
+        self, scope: Scope, client: Client, services: Iterable[ServicePort], form: str, taken: "Taken"
     ) -> "list[VirtualHost | None]":
         """The virtual hosts of `services`, each without the domains that are `taken`, to which its own are added."""
         hosts = []
         for key in services:
             host = self._free(scope, client, key, form, taken)
             if host is not None:
-                taken.update(host.domains)
+                taken.add(host.domains)
             hosts.append(host)
         return hosts
 
-    def _free(self, scope: Scope, client: Client, key: ServicePort, form: str, taken: set[str]) -> "VirtualHost | None":
+    def _free(self, scope: Scope, client: Client, key: ServicePort, form: str, taken: "Taken") -> "VirtualHost | None":
         """The virtual host of a service port, without the domains that others have already."""
         host = self.virtual_host(scope, client, *key, form)
-        if host is None or taken.isdisjoint(host.domains):
-            return host
-        return self._made(scope, client, *key, frozenset(taken.intersection(host.domains)), form)
+        clashes = None if host is None else taken.of(host.domains)
+        return self._made(scope, client, *key, clashes, form) if clashes else host
 
     @flow.derived
     def virtual_host(self, scope: Scope, client: Client, hostname: str, namespace: str, port: int, form: str) -> "VirtualHost | None":
@@ -380,6 +379,25 @@ class VirtualHost(msgspec.Struct, frozen=True):
     def of(cls, message: "pb.VirtualHost") -> "VirtualHost":
         body = message.SerializeToString(deterministic=True)
         return cls(tuple(message.domains), join(b"", (body,)), content_hash(body).encode())
+
+
+class Taken:
+    """The domains that virtual hosts of a table have: those of a table made before, but for some that are free again, and `added`."""
+
+    def __init__(self, before: frozenset[str] = frozenset(), free: Iterable[str] = ()) -> None:
+        self.added: set[str] = set()
+        self._before = before
+        self._free = frozenset(free)
+
+    def of(self, domains: Iterable[str]) -> frozenset[str]:
+        """Those of `domains` that are taken."""
+        if self.added.isdisjoint(domains) and self._before.isdisjoint(domains):
+            return frozenset()
+        return frozenset([d for d in domains if d in self.added or (d in self._before and d not in self._free)])
+
+    def add(self, domains: Iterable[str]) -> None:
+        """These are taken now."""
+        self.added.update(domains)
 
 
 class Segment(msgspec.Struct, frozen=True):

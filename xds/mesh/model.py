@@ -27,7 +27,7 @@ class Protocol(enum.Enum):
     UDP = "UDP"
     AUTO = "AUTO"
 
-    __hash__ = object.__hash__  # there is one of each: Enum's own, of the name, is asked for too often to be this slow
+    __hash__ = object.__hash__  # there is one of each; Enum's own, of the name, is slow, and each look-up by a client asks for it
 
     @property
     def is_http(self) -> bool:
@@ -72,7 +72,7 @@ class Resolution(enum.Enum):
         return self in (Resolution.DNS, Resolution.DNS_ROUND_ROBIN)
 
 
-class Locality(msgspec.Struct, frozen=True, order=True):
+class Locality(msgspec.Struct, frozen=True, cache_hash=True, order=True):
     region: str = ""
     zone: str = ""
     subzone: str = ""
@@ -157,8 +157,10 @@ class Mode(enum.Enum):
     TPROXY = "TPROXY"
     NONE = "NONE"
 
+    __hash__ = object.__hash__  # as of `Protocol`
 
-class Client(msgspec.Struct, frozen=True):
+
+class Client(msgspec.Struct, frozen=True, cache_hash=True):
     """All about a proxy that may change what it gets. Proxies with equal clients get equal resources.
 
     Labels, namespace and service account come from the workload's own object where there is one, else from the node's metadata.
@@ -182,7 +184,7 @@ class Client(msgspec.Struct, frozen=True):
         return bool(self.addresses) and all(":" in a for a in self.addresses)
 
 
-class Scope(msgspec.Struct, frozen=True):
+class Scope(msgspec.Struct, frozen=True, cache_hash=True):
     """Names one view of the mesh. Clients that see the same services under the same rules share one.
 
     `namespace` is empty for clients whose namespace has nothing of its own: no Sidecar, nothing exported just to it, no rule that

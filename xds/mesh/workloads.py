@@ -39,7 +39,7 @@ class Workload(msgspec.Struct, frozen=True):
     weight: int = 0
 
 
-class Claim(msgspec.Struct, frozen=True):
+class Claim(msgspec.Struct, frozen=True, cache_hash=True):
     """What a proxy says of itself in its xDS node."""
 
     kind: str

@@ -16,7 +16,7 @@ UInt64 = Annotated[int, msgspec.Meta(ge=0)]  # msgspec has no bound beyond int64
 Timestamp = Annotated[datetime, msgspec.Meta(tz=True)]
 
 
-class Ref(msgspec.Struct, frozen=True, order=True):
+class Ref(msgspec.Struct, frozen=True, order=True, cache_hash=True):
     """Names one object: `VirtualService reviews.default`. `namespace` is empty for cluster-scoped kinds."""
 
     kind: str
