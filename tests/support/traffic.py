@@ -329,6 +329,8 @@ class Mesh:
         nodes: Mapping[str, str] | None = None,
         headless: bool = False,
         same_address: bool = False,
+        same_applications: "Service | None" = None,
+        quiet: bool = False,
         meta: Mapping[str, Any] | None = None,
         spec: Mapping[str, Any] | None = None,
     ) -> Service:
@@ -336,7 +338,8 @@ class Mesh:
 
         `versions` are the versions of its applications in the world, each with how many there are; their pods have the labels `app` and
         `version`, and those of `labels` by version, and run on the Kubernetes node that `nodes` gives their version. `pods` are
-        pods with sidecars that are behind it too. `same_address` leaves it the one it had.
+        pods with sidecars that are behind it too. `same_address` leaves it the one it had, `same_applications`
+        those of that service. `quiet`: just remember it, for the next step to write.
         """
         namespace = namespace or self.namespace
         counts = versions if isinstance(versions, Mapping) else dict.fromkeys(versions, 1)
@@ -349,6 +352,10 @@ class Mesh:
         for version, count in counts.items():
             for number in range(count):
                 pod = f"{name}-{version}" if count == 1 else f"{name}-{version}-{number}"
+                if same_applications is not None:
+                    application = found.applications[pod] = same_applications[pod]
+                    endpoints.append(_endpoint(pod, namespace, application.address, None))
+                    continue
                 application = found.applications[pod] = self.application(pod, ports=[_target(p) for p in ports if p["protocol"] == "TCP"])
                 own = {"app": name, "version": version, **((labels or {}).get(version) or {})}
                 node = (nodes or {}).get(version)
@@ -372,7 +379,8 @@ class Mesh:
                 "addressType": "IPv4",
                 "ports": [{"name": p.get("name", ""), "port": _target(p), "protocol": p["protocol"]} for p in ports],
                 "endpoints": endpoints,
-            }
+            },
+            quiet=quiet,
         )
         if headless and endpoints:
             found.address = endpoints[0]["addresses"][0]

@@ -1,11 +1,7 @@
 """VirtualServices that come, change and go while callers go on calling."""
 
-import threading
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import pytest
+from support.calling import calling
 from support.traffic import Mesh, Pod, eventually
 from support.traffic_rules import SUBSETS
 
@@ -25,44 +21,6 @@ def split(v1: int | str, v2: int | str) -> str:
         - destination: {{host: app, subset: v2}}
           weight: {v2}
     """
-
-
-class Calls:
-    """What callers got so far."""
-
-    def __init__(self) -> None:
-        self.answers: Counter[str] = Counter()
-        self.failures: list[str] = []
-
-
-@contextmanager
-def calling(client: Pod, url: str, callers: int = 3) -> Iterator[Calls]:
-    """Call without a pause, on connections that are kept and on new ones, until the block ends."""
-    calls, done = Calls(), threading.Event()
-
-    def call() -> None:
-        while not done.is_set():
-            with client.session(url) as session:
-                for _ in range(5):
-                    try:
-                        reply = session.get(url)
-                    except OSError as e:
-                        calls.failures.append(repr(e))
-                        break
-                    if reply.status == 200:
-                        calls.answers[reply.server] += 1
-                    else:
-                        calls.failures.append(f"{reply.status} {reply.body}")
-
-    threads = [threading.Thread(target=call) for _ in range(callers)]
-    for thread in threads:
-        thread.start()
-    try:
-        yield calls
-    finally:
-        done.set()
-        for thread in threads:
-            thread.join()
 
 
 @pytest.fixture

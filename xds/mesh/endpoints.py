@@ -1,7 +1,8 @@
 """Endpoints: the addresses behind each port of a service.
 
-A Kubernetes Service has those of its EndpointSlices, which Kubernetes keeps, and the WorkloadEntries that its selector finds. A
-ServiceEntry lists its own, or selects WorkloadEntries and pods.
+A Kubernetes Service has those of its EndpointSlices, which Kubernetes keeps, and the WorkloadEntries that its selector finds; where
+nobody keeps EndpointSlices, as with objects from files, also the Pods. A ServiceEntry lists its own, or selects WorkloadEntries and
+Pods.
 """
 
 from collections.abc import Iterator
@@ -73,27 +74,31 @@ def _inline_addresses(entry: api.ServiceEntry) -> Iterator[tuple[str, str]]:
 
 
 def workload_port(workload: Workload, port: Port) -> int:
-    """The port on which a selected workload serves a service's `port`: by its own map, else the target port, else the same."""
+    """The port on which a selected workload serves a service's `port`: by its own map, else the target port, else the same.
+
+    0 where the target is the name of a container port that the Pod has not: it serves none.
+    """
     own = dict(workload.ports)
     target = port.target_port
-    if isinstance(target, str):
-        return own.get(port.name) or own.get(target) or port.number
-    return (own.get(port.name) if workload.ref.kind == "WorkloadEntry" else None) or target or port.number
+    if workload.ref.kind == "Pod":
+        return own.get(target, 0) if isinstance(target, str) else target or port.number
+    return own.get(port.name) or (own.get(target) if isinstance(target, str) else target) or port.number
 
 
 def _target(port: Port) -> int:
     return port.target_port if isinstance(port.target_port, int) and port.target_port else port.number
 
 
-def _of_workload(workload: Workload, port: Port) -> Iterator[Endpoint]:
+def _of_workload(workload: Workload, port: Port, health: Health = Health.HEALTHY) -> Iterator[Endpoint]:
     number = workload_port(workload, port)
-    for address in workload.addresses[:1]:
+    for address in workload.addresses[: bool(number)]:
         yield Endpoint(
             address=address,
             port=0 if address.startswith("unix://") else number,
             labels=workload.labels,
             locality=workload.locality,
             weight=workload.weight,
+            health=health,
             namespace=workload.ref.namespace,
             workload=workload.name,
             service_account=workload.service_account,
@@ -158,7 +163,8 @@ class Endpoints(Workloads):
     def _kubernetes(self, service: Service, port: Port) -> Iterator[Endpoint]:
         """Of both address families, the Service's first one that has endpoints: a pod in both is one endpoint."""
         families: dict[bool, list[Endpoint]] = {False: [], True: []}
-        for ref in self.slices[service.namespace, service.name]:
+        slices = self.slices[service.namespace, service.name]
+        for ref in slices:
             item: api.EndpointSlice = self.item(ref)
             if item.address_type != "FQDN":
                 families[item.address_type == "IPv6"] += self._sliced(item, service, port)
@@ -167,8 +173,9 @@ class Endpoints(Workloads):
         found: api.Service | None = self.item(service.ref)
         if found is not None and found.spec.selector:
             for ref in self.selected(service.namespace, as_labels(found.spec.selector)):
-                if ref.kind == "WorkloadEntry" and (workload := self.workload(ref)) is not None:
-                    yield from _of_workload(workload, port)
+                if (ref.kind == "WorkloadEntry" or not slices) and (workload := self.workload(ref)) is not None:
+                    usable = workload.ready or service.publish_not_ready
+                    yield from _of_workload(workload, port, Health.HEALTHY if usable else Health.UNHEALTHY)
 
     def _sliced(self, item: api.EndpointSlice, service: Service, port: Port) -> Iterator[Endpoint]:
         number = next((p.port for p in item.ports if (p.name or "") == port.name and p.port), None)
@@ -244,6 +251,9 @@ class Endpoints(Workloads):
         for address in addresses:
             for ref in self.entries_by_address[namespace, address]:
                 found.update(dict.fromkeys(self._selected_targets(ref)))
+            pod = self.pod_at(namespace, address)
+            if pod is not None:
+                found.update(dict.fromkeys(self._selected_targets(pod.ref)))
         return tuple(found)
 
     @flow.derived
@@ -284,7 +294,7 @@ class Endpoints(Workloads):
 
     @flow.derived
     def _selected_targets(self, ref: Ref) -> tuple[Target, ...]:
-        """The Services whose selector finds the WorkloadEntry `ref`."""
+        """The Services whose selector finds the WorkloadEntry, or Pod, `ref`."""
         workload = self.workload(ref)
         if workload is None:
             return ()
@@ -296,7 +306,11 @@ class Endpoints(Workloads):
                 service = self.service(kubernetes_host(candidate.name, ref.namespace), ref.namespace)
                 if service is None or not item.spec.selector.items() <= labels.items():
                     continue
+                if ref.kind == "Pod" and self.slices[ref.namespace, candidate.name]:
+                    continue  # these say it
                 found += [
-                    Target((service.hostname, service.namespace), p.number, workload_port(workload, p)) for p in service.ports
+                    Target((service.hostname, service.namespace), p.number, number)
+                    for p in service.ports
+                    if p.protocol is not Protocol.UDP and (number := workload_port(workload, p))
                 ]
         return tuple(found)

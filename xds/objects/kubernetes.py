@@ -172,8 +172,10 @@ class Pod(KubernetesObject, frozen=True):
 
     @property
     def ready(self) -> bool:
-        """Whether the condition `Ready` is true."""
-        return any(c.type == "Ready" and c.status == "True" for c in self.status.conditions)
+        """Whether the condition `Ready` is true; in files, where nobody keeps conditions, it may be left out."""
+        if self.status.phase in ("Succeeded", "Failed"):
+            return False
+        return all(c.status == "True" for c in self.status.conditions if c.type == "Ready")
 
 
 class Node(KubernetesObject, frozen=True):
