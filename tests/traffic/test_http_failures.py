@@ -9,6 +9,8 @@ from support.applications import Application
 from support.traffic import Mesh, Pod, Reply, eventually
 from support.traffic_rules import TO_APP, TO_V1, Rules
 
+from xds.mesh.model import Locality
+
 RULES = Rules("failures")
 
 
@@ -128,18 +130,60 @@ class TestRetries:
 
 
 class TestRetriesElsewhere:
-    OTHER = RULES.add("- retries: {attempts: 1, retryOn: 5xx}\n  route: [{destination: {host: pair}}]")
+    OTHER = RULES.add("- retries: {attempts: 5, retryOn: 5xx}\n  route: [{destination: {host: pair}}]")
     HALF = RULES.add("- route: [{destination: {host: half}}]")
 
-    def test_a_retry_goes_to_an_endpoint_that_was_not_tried(self, shared: Mesh, client: Pod) -> None:
+    def test_retries_go_to_endpoints_that_were_not_tried(self, shared: Mesh, client: Pod) -> None:
         bad = shared.services["pair"]["pair-v1-0"]
         bad.status = 503
-        assert client.many("http://app/", 20, host=self.OTHER) == {"pair-v1-1": 20}
+        assert self.servers(client, self.OTHER) == {"pair-v1-1"}
         bad.status = 200
 
     @pytest.mark.parametrize("host", [HALF, "half"], ids=["rule", "no rule"])
     def test_by_default_what_could_not_connect_is_tried_elsewhere(self, client: Pod, host: str) -> None:
-        assert client.many("http://app/", 10, host=host) == {"half-v1": 10}
+        assert self.servers(client, host) == {"half-v1"}
+
+    RESET = RULES.add("- retries: {attempts: 5, retryOn: reset}\n  route: [{destination: {host: pair}}]")
+
+    def test_a_connection_that_breaks_is_a_reset(self, shared: Mesh, client: Pod) -> None:
+        bad = shared.services["pair"]["pair-v1-0"]
+        bad.refuses = True
+        assert self.servers(client, self.RESET) == {"pair-v1-1"}
+        bad.refuses = False
+
+    @staticmethod
+    def servers(client: Pod, host: str) -> set[str]:
+        """Who answers requests, one after the other. An endpoint that was tried is drawn again once in 64 times (Istio)."""
+        return {client.get("http://app/", host=host).server for _ in range(6)}
+
+    @pytest.mark.parametrize(("remote", "expected"), [("true", (200, "app-south")), ("false", (503, "app-north"))])
+    def test_in_other_localities_where_the_rule_says_so(self, mesh: Mesh, remote: str, expected: tuple[int, str]) -> None:
+        nodes = {region: f"{mesh.namespace}-{region}" for region in ("north", "south")}
+        for region, name in nodes.items():
+            labels = {"topology.kubernetes.io/region": region, "topology.kubernetes.io/zone": "1"}
+            mesh.put({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels}}, quiet=True)
+        mesh.apply(f"""
+            apiVersion: networking.istio.io/v1
+            kind: DestinationRule
+            metadata: {{name: app}}
+            spec:
+              host: app
+              trafficPolicy: {{outlierDetection: {{consecutive5xxErrors: 1000}}}}
+            ---
+            apiVersion: networking.istio.io/v1
+            kind: VirtualService
+            metadata: {{name: app}}
+            spec:
+              hosts: [app]
+              http:
+              - retries: {{attempts: 3, retryOn: 5xx, retryRemoteLocalities: {remote}}}
+                route: [{{destination: {{host: app}}}}]
+        """)
+        service = mesh.service("app", ("north", "south"), nodes=nodes)
+        service["north"].status = 503
+        client = mesh.pod("client", locality=Locality("north", "1", ""))
+        reply = client.get("http://app/")
+        assert (reply.status, reply.server) == expected
 
 
 class TestFaults:

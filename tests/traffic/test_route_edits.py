@@ -162,3 +162,22 @@ def test_a_caller_s_rule_comes_and_goes_with_its_conditions(app: Mesh) -> None:
     eventually(lambda: only(client, "v1") and only(other, "v1"))
     app.apply(rule(f"sourceNamespace: {app.namespace}"))
     eventually(lambda: only(client, "v2") and only(other, "v2"))
+
+
+def test_a_caller_whose_labels_change_is_routed_by_its_new_ones(app: Mesh) -> None:
+    app.apply("""
+        apiVersion: networking.istio.io/v1
+        kind: VirtualService
+        metadata: {name: app}
+        spec:
+          hosts: [app]
+          http:
+          - match: [{sourceLabels: {tier: front}}]
+            route: [{destination: {host: app, subset: v2}}]
+          - route: [{destination: {host: app, subset: v1}}]
+    """)
+    client = app.pod("client", {"tier": "back"})
+    assert only(client, "v1")
+    app.objects["Pod", app.namespace, "client"]["metadata"]["labels"]["tier"] = "front"
+    app.write()
+    eventually(lambda: only(client, "v2"))

@@ -121,6 +121,42 @@ class TestHosts:
         assert (reply.server, reply.header("x-rule")) == ("outside", "outside")
         assert client.get(f"http://api.{app.namespace}.test/in", at="203.0.113.20").server == "app-v1"
 
+    def test_requests_that_leave_by_tls_on_another_port(self, app: Mesh) -> None:
+        host = f"secure.{app.namespace}.test"
+        app.application("outside", "198.51.100.21", [443])
+        app.apply(f"""
+            apiVersion: networking.istio.io/v1
+            kind: ServiceEntry
+            metadata: {{name: outside}}
+            spec:
+              hosts: [{host}]
+              ports: [{{number: 80, name: http, protocol: HTTP}}, {{number: 443, name: https, protocol: HTTPS}}]
+              resolution: STATIC
+              endpoints: [{{address: 198.51.100.21}}]
+            ---
+            apiVersion: networking.istio.io/v1
+            kind: VirtualService
+            metadata: {{name: outside}}
+            spec:
+              hosts: [{host}]
+              http:
+              - match: [{{port: 80}}]
+                route: [{{destination: {{host: {host}, subset: encrypted, port: {{number: 443}}}}}}]
+            ---
+            apiVersion: networking.istio.io/v1
+            kind: DestinationRule
+            metadata: {{name: outside}}
+            spec:
+              host: {host}
+              subsets:
+              - name: encrypted
+                trafficPolicy:
+                  portLevelSettings: [{{port: {{number: 443}}, tls: {{mode: SIMPLE, insecureSkipVerify: true}}}}]
+        """)
+        call = app.pod("client").get(f"http://{host}/").call
+        assert call is not None
+        assert (call.server, call.port, call.tls, call.sni, call.authority) == ("outside", 443, True, host, host)
+
     def test_hosts_of_a_wildcard_service_entry(self, app: Mesh) -> None:
         app.application("outside", "198.51.100.20")
         domain = f"{app.namespace}.test"
@@ -271,7 +307,9 @@ class TestExportTo:
               - route: [{destination: {host: app, subset: v1}}]
         """)
         front, back = app.pod("front", {"tier": "front"}), app.pod("back", {"tier": "back"}, known=False)
-        assert (front.many("http://app/", 4), back.many("http://app/", 4)) == ({"app-v2": 4}, {"app-v1": 4})
+        stranger = app.pod("stranger", {"tier": "front"}, known=False)  # what its labels are just its proxy says
+        found = [pod.many("http://app/", 4) for pod in (front, back, stranger)]
+        assert found == [{"app-v2": 4}, {"app-v1": 4}, {"app-v2": 4}]
 
 
 class TestRivals:
