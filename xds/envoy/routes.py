@@ -19,6 +19,7 @@ from xds.envoy.virtual_hosts import (
     rule_domains,
     rule_virtual_host,
     service_virtual_host,
+    shortened,
 )
 from xds.mesh.model import Client, Inbound
 
@@ -38,6 +39,7 @@ __all__ = [
     "rule_domains",
     "rule_virtual_host",
     "service_virtual_host",
+    "shortened",
 ]
 
 MAX_DIRECT_RESPONSE_BODY = 1024 * 1024  # bytes; Istio's, Envoy's own is 4096

@@ -24,7 +24,7 @@ from xds.envoy.endpoints import assignments, deciding_labels
 from xds.envoy.inbound_listeners import inbound_listeners
 from xds.envoy.listeners import Bind, Plan, RouteNeed, Target, http_proxy, outbound_listener, plan, pod_binds, virtual_outbound
 from xds.envoy.localities import project
-from xds.envoy.routes import catch_all, join, route_configuration_header, rule_virtual_host, service_virtual_host
+from xds.envoy.routes import catch_all, join, route_configuration_header, rule_virtual_host, service_virtual_host, shortened
 from xds.mesh.model import Client, Inbound, Locality, Mode, Routing, Scope
 from xds.mesh.store import Mesh
 from xds.mesh.workloads import Claim
@@ -251,15 +251,17 @@ class Translation(flow.Graph):
     def route(self, scope: Scope, client: Client, name: str) -> Resources:
         """One route table, joined from virtual hosts that were serialised before.
 
-        The tables of two namespaces of one scope differ just in the short names of their own services, so each is the scope's
+        The tables of two namespaces of one scope mostly differ just in the short names of their own services, so each is the scope's
         table with its own services' virtual hosts put in.
         """
         table = self.route_table(scope, msgspec.structs.replace(client, namespace=scope.namespace), name)
         if table is None:
             return ()
+        if client.namespace != scope.namespace and client.namespace in table.elsewhere:
+            table = self.route_table(scope, client, name) or table
         segments = table.segments
         own = segments.get(client.namespace)
-        if own is not None and client.namespace != scope.namespace and table.form == SHARED:
+        if own is not None and client.namespace not in (scope.namespace, *table.elsewhere) and table.form != ANY_HOST:
             taken = Taken(table.taken, (domain for host in own.hosts for domain in host.domains))
             hosts = self._hosts(scope, client, own.services, table.form, taken)
             segments = segments | {client.namespace: Segment.of(own.services, hosts)}
@@ -292,7 +294,9 @@ class Translation(flow.Graph):
             if not taken.of(("*",)):
                 others.append(self._catch_all(scope))
         segments = {where: Segment.of(tuple(keys), (made[key] for key in keys)) for where, keys in of_namespace.items()}
-        return RouteTable(form, segments, Segment.of((), others), frozenset(taken.added))
+        elsewhere: frozenset[str] = frozenset().union(*(host.shortened for host in others))
+        elsewhere = elsewhere.union(*(host.shortened - {where} for where, segment in segments.items() for host in segment.hosts))
+        return RouteTable(form, segments, Segment.of((), others), frozenset(taken.added), elsewhere)
 
     def _hosts(
         self, scope: Scope, client: Client, services: Iterable[ServicePort], form: str, taken: "Taken"
@@ -316,8 +320,10 @@ class Translation(flow.Graph):
     def virtual_host(self, scope: Scope, client: Client, hostname: str, namespace: str, port: int, form: str) -> "VirtualHost | None":
         """The virtual host of one service port, for clients of this scope and namespace."""
         least = self.route_scope(scope, hostname, namespace)
-        if client.namespace != namespace:
-            client = msgspec.structs.replace(client, namespace=least.namespace)
+        if client.namespace not in (namespace, least.namespace):
+            service = self.mesh.service(hostname, namespace)
+            if service is None or client.namespace not in shortened((hostname, *service.aliases)):
+                client = msgspec.structs.replace(client, namespace=least.namespace)
         return self._virtual_host(least, msgspec.structs.replace(client, labels=least.labels), hostname, namespace, port, form)
 
     @flow.derived
@@ -335,14 +341,15 @@ class Translation(flow.Graph):
         if message is not None and form == ANY_HOST:
             del message.domains[:]
             message.domains.append("*")
-        return None if message is None else VirtualHost.of(message)
+        return None if message is None else VirtualHost.of(message, shortened((hostname, *service.aliases)))
 
     @flow.derived
     def _rule_hosts(self, scope: Scope, client: Client, port: int) -> "tuple[VirtualHost, ...]":
         """The hosts of this port that only a VirtualService knows."""
         view = self.mesh.view(scope)
-        made = (rule_virtual_host(view, client, host, routing, port) for host, routing in self.mesh.rule_hosts(scope, port))
-        return tuple(VirtualHost.of(m) for m in made if m is not None)
+        hosts = self.mesh.rule_hosts(scope, port)
+        made = ((host, rule_virtual_host(view, client, host, routing, port)) for host, routing in hosts)
+        return tuple(VirtualHost.of(message, shortened((host,))) for host, message in made if message is not None)
 
     @flow.derived
     def _catch_all(self, scope: Scope) -> "VirtualHost":
@@ -369,16 +376,20 @@ class Translation(flow.Graph):
 
 
 class VirtualHost(msgspec.Struct, frozen=True):
-    """A virtual host as a serialised field of a route configuration, and the domains it claims."""
+    """A virtual host as a serialised field of a route configuration, and the domains it claims.
+
+    Clients in the namespaces `shortened` have more names for it, those that their resolvers complete.
+    """
 
     domains: tuple[str, ...]
     field: bytes
     version: bytes
+    shortened: frozenset[str] = frozenset()
 
     @classmethod
-    def of(cls, message: "pb.VirtualHost") -> "VirtualHost":
+    def of(cls, message: "pb.VirtualHost", shortened: frozenset[str] = frozenset()) -> "VirtualHost":
         body = message.SerializeToString(deterministic=True)
-        return cls(tuple(message.domains), join(b"", (body,)), content_hash(body).encode())
+        return cls(tuple(message.domains), join(b"", (body,)), content_hash(body).encode(), shortened)
 
 
 class Taken:
@@ -423,6 +434,7 @@ class RouteTable(msgspec.Struct, frozen=True):
     segments: dict[str, Segment]  # by namespace
     others: Segment
     taken: frozenset[str]  # every domain of the table
+    elsewhere: frozenset[str]  # namespaces that have short names for what is not in their segment: their tables are made whole
 
 
 def _within(client: Client, scope: Scope) -> Client:

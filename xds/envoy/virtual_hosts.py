@@ -13,6 +13,7 @@ from xds.envoy.addresses import is_ip
 from xds.envoy.http_routes import default_route, http_routes
 from xds.envoy.route_actions import DISABLED
 from xds.mesh.model import Client, Port, Routing, Service
+from xds.mesh.names import DOMAIN
 from xds.mesh.view import View
 from xds.objects import OutboundTrafficPolicy
 
@@ -24,6 +25,7 @@ ALLOW_ANY = "allow_any"
 BLOCK_ALL = "block_all"
 
 NOTHING: frozenset[str] = frozenset()
+SERVICES = f".svc.{DOMAIN}"
 
 
 def service_virtual_host(
@@ -110,6 +112,12 @@ def proxied_domains(client_namespace: str, domain: str, service: Service, port: 
     with_port = tuple(f"{host}:{port.number}" for host in hosts)
     first = next((p for p in service.ports if p.protocol.is_http), port)
     return hosts + with_port if port.number == 80 or (service.port(80) is None and first == port) else with_port
+
+
+def shortened(hostnames: Iterable[str]) -> frozenset[str]:
+    """The namespaces in which one of `hostnames` has a name that is shorter than elsewhere: `reviews` for `reviews.default.svc…`."""
+    inside = (hostname.removesuffix(SERVICES) for hostname in hostnames if hostname.endswith(SERVICES))
+    return frozenset(namespace for name, _, namespace in (head.rpartition(".") for head in inside) if name not in ("", "*"))
 
 
 def rule_domains(client_namespace: str, domain: str, host: str) -> tuple[str, ...]:

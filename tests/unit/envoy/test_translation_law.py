@@ -8,10 +8,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.meshes import config, endpoints, istio, k8s, namespace, node, objects, pod
 
-from xds import pb
+from xds import flow, pb
 from xds.discovery.resources import Assignment
 from xds.envoy.classes import Classes
+from xds.envoy.translation import Resources, Shares, Translation, Workload
 from xds.errors import Problem
+from xds.mesh.model import Client, Scope
 from xds.mesh.store import Mesh
 from xds.objects import Object
 from xds.objects.meta import Ref
@@ -80,6 +82,10 @@ VERSIONS = [
     ],
     [istio("DestinationRule", "also-x", "host: x, subsets: [{name: v1, labels: {version: v2}}, {name: v2, labels: {version: v2}}]", "a", creationTimestamp=OLD)],
     [istio("DestinationRule", "of-x", "host: x.a.svc.cluster.local, trafficPolicy: {outlierDetection: {consecutive5xxErrors: 3}}", "b")],
+    [
+        istio("DestinationRule", "named", "host: y, exportTo: [a], trafficPolicy: {loadBalancer: {simple: ROUND_ROBIN}}", "b"),
+        istio("DestinationRule", "named", "host: y, exportTo: [elsewhere, .], trafficPolicy: {outlierDetection: {}, loadBalancer: {localityLbSetting: {failoverPriority: [version]}}}", "b"),
+    ],
     [
         istio("DestinationRule", "all", "host: '*.svc.cluster.local', trafficPolicy: {connectionPool: {tcp: {maxConnections: 9}}}", "istio-system"),
         istio("DestinationRule", "all", "host: '*', trafficPolicy: {loadBalancer: {consistentHash: {useSourceIp: true}}}", "istio-system"),
@@ -150,12 +156,39 @@ class Proxy:
         return found
 
 
+class Unshared(Translation):
+    """The translation of each proxy by itself: nothing of the client is left out, and no scope stands for another."""
+
+    @flow.derived
+    def shares(self, client: Client) -> Shares:
+        scope = Scope(client.namespace, self.mesh.sidecar(client.namespace, client.labels), client.labels)
+        return Shares(scope, client, client, client, client, Workload(client, self.mesh.inbound(client)))
+
+    @flow.derived
+    def rule_scope(self, scope: Scope, _hostname: str, _namespace: str) -> Scope:
+        return scope
+
+    @flow.derived
+    def route_scope(self, scope: Scope, _hostname: str, _namespace: str) -> Scope:
+        return scope
+
+    @flow.derived
+    def clusters(self, scope: Scope, client: Client, hostname: str, namespace: str) -> Resources:
+        return self._clusters(scope, client, hostname, namespace)
+
+    @flow.derived
+    def assignments(self, scope: Scope, client: Client, hostname: str, namespace: str) -> Resources:
+        return self._assignments(scope, client, hostname, namespace)
+
+
 class World:
     """A mesh, its classes, and proxies that come and go."""
 
-    def __init__(self) -> None:
+    def __init__(self, shared: bool = True) -> None:
         self.mesh = Mesh()
         self.classes = Classes(self.mesh)
+        if not shared:
+            self.classes.translation = Unshared(self.mesh)
         self.proxies: dict[str, Proxy] = {}
         self.good: dict[Ref, Object] = {}
 
@@ -183,10 +216,10 @@ class World:
         else:
             self.classes.close(proxy)
 
-    def check(self) -> None:
-        """Hold every proxy to what a server that starts now would give it."""
+    def check(self, shared: bool = True) -> None:
+        """Hold every proxy to what a server that starts now would give it, or one in which proxies share nothing."""
         self.settle()
-        fresh = World()
+        fresh = World(shared)
         fresh.apply([Change(ref, item) for ref, item in self.good.items()])
         for node_id, proxy in self.proxies.items():
             fresh.toggle(node_id)
@@ -236,6 +269,21 @@ def test_incremental_equals_from_scratch(first: list[int], nodes: set[str], todo
             case "settle":
                 world.settle()
     world.check()
+
+
+@given(
+    st.one_of(
+        st.lists(st.integers(0, len(CHOICES) - 1), max_size=25),
+        st.lists(st.integers(0, len(CHOICES) - 1), max_size=12).map(lambda others: FIRST + others),
+    )
+)
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+def test_what_proxies_share_is_what_each_would_get_by_itself(numbers: list[int]) -> None:
+    world = World()
+    world.apply([Change(*CHOICES[i]) for i in numbers])
+    for node_id in NODES:
+        world.toggle(node_id)
+    world.check(shared=False)
 
 
 def test_the_objects_it_draws_from_matter() -> None:
