@@ -11,6 +11,7 @@ import pytest
 import yaml
 from google.protobuf import json_format
 from google.protobuf.message import Message
+from support.commands import xds
 from support.pod import Namespace, available, run
 from support.serving import NUMBERS, Node, Proxy, eventually, serving
 
@@ -28,9 +29,9 @@ WORKLOAD = "productpage-v1.default"
 
 def dump(kind: str, *arguments: str) -> list[dict[str, Any]]:
     """What `xds dump --files examples/bookinfo --as productpage-v1.default KIND -o yaml` prints."""
-    command = [sys.executable, "-I", "-m", "xds", "dump", "--files", str(EXAMPLE), "--as", WORKLOAD, kind, "-o", "yaml", *arguments]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    return list(yaml.safe_load_all(done.stdout))
+    ran = xds("dump", "--files", EXAMPLE, "--as", WORKLOAD, kind, "-o", "yaml", *arguments)
+    assert ran.code == 0, ran.err
+    return list(yaml.safe_load_all(ran.out))
 
 
 def parsed(resource: dict[str, Any]) -> Message:
@@ -92,9 +93,19 @@ class TestDumpIsWhatEnvoyHas:
 
     def test_a_running_server_says_the_same_as_its_files(self, node: Node) -> None:
         for kind in ("clusters", "endpoints", "listeners", "routes"):
-            arguments = ["dump", "--server", f"127.0.0.1:{node.serve.grpc}", "--as", WORKLOAD, kind, "-o", "yaml"]
-            done = subprocess.run([sys.executable, "-I", "-m", "xds", *arguments], check=True, capture_output=True, text=True)
-            assert list(yaml.safe_load_all(done.stdout)) == dump(kind)
+            asked = xds("dump", "--server", f"127.0.0.1:{node.serve.grpc}", "--as", WORKLOAD, kind, "-o", "yaml")
+            assert list(yaml.safe_load_all(asked.out)) == dump(kind)
+
+
+def test_proxies_shows_it_in_sync(node: Node, proxy: Proxy) -> None:
+    server = ("--server", f"http://127.0.0.1:{node.serve.http}")
+    ran = xds("proxies", *server)
+    assert ran.code == 0
+    (line,) = [line.split() for line in ran.out.splitlines() if "productpage" in line]
+    assert line[:2] == ["sidecar~127.0.1.1~productpage-v1.default~default.svc.cluster.local", "productpage-v1.default"]
+    assert line[2:6] == ["SYNCED"] * 4
+    (found,) = json.loads(xds("proxies", *server, "-o", "json").out)
+    assert (found["variant"], found["types"]["cds"]["status"]) == ("delta", "SYNCED")
 
 
 class TestWhy:

@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from xds.discovery.server import Server
+from xds.errors import ConfigError
 from xds.serving import Control, errors
 
 Answer = Callable[[], Any]
@@ -31,7 +32,7 @@ class Admin:
         self._runner: web.AppRunner | None = None
 
     async def start(self, address: str) -> None:
-        """Listen on `address` (`host:port`). OSError when it cannot."""
+        """Listen on `address` (`host:port`). ConfigError when it cannot."""
         app = web.Application()
         app.router.add_get("/metrics", self._metrics)
         app.router.add_get("/healthz", self._healthy)
@@ -43,7 +44,10 @@ class Admin:
         self._runner = web.AppRunner(app, access_log=None)
         await self._runner.setup()
         host, _, port = address.rpartition(":")
-        await web.TCPSite(self._runner, host.strip("[]") or None, int(port)).start()
+        try:
+            await web.TCPSite(self._runner, host.strip("[]") or None, int(port)).start()
+        except OSError as e:
+            raise ConfigError(address, f"cannot listen here: {os.strerror(e.errno or 0)}") from e
 
     async def stop(self) -> None:
         """Stop listening."""

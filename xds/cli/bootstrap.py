@@ -5,11 +5,13 @@ from typing import Any
 
 import click
 
+from xds.cli.addresses import HOST_PORT
+
 
 @click.command()
 @click.argument("workload", metavar="POD.NAMESPACE")
 @click.option("--address", default="127.0.0.1", show_default=True, metavar="IP", help="The workload's own IP address.")
-@click.option("--server", default="127.0.0.1:15010", show_default=True, metavar="HOST:PORT", help="The control plane.")
+@click.option("--server", default="127.0.0.1:15010", type=HOST_PORT, show_default=True, help="The control plane.")
 @click.option(
     "--label", "labels", multiple=True, metavar="KEY=VALUE", help="A label of the workload. May be given more than once."
 )

@@ -14,6 +14,7 @@ from google.protobuf.message import Message
 
 from xds import pb
 from xds.cli import EXIT_FAILED
+from xds.cli.addresses import HOST_PORT
 from xds.cli.tables import TABLES, terminal
 from xds.discovery.resources import Resource
 
@@ -44,8 +45,8 @@ class Dumped(msgspec.Struct):
 @click.option(
     "--server",
     default="127.0.0.1:15010",
+    type=HOST_PORT,
     show_default=True,
-    metavar="HOST:PORT",
     help="Without --files: ask this server, over ADS.",
 )
 @click.option(
@@ -88,10 +89,10 @@ def command(
         ]
         for kind in wanted
     }
-    _print(dumped, output, why=why)
     if not any(dumped.values()):
         click.echo("nothing matches", err=True)
         sys.exit(EXIT_FAILED)
+    _print(dumped, output, why=why)
 
 
 def _matches(name: str, patterns: Iterable[str]) -> bool:

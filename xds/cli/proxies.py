@@ -15,7 +15,7 @@ from xds.cli import EXIT_FAILED
 from xds.cli.tables import terminal
 from xds.errors import ConfigError
 
-COLUMNS = ("CDS", "EDS", "LDS", "RDS")
+COLUMNS = ("cds", "eds", "lds", "rds")
 
 
 @click.command()
@@ -54,9 +54,9 @@ def _ask(url: str) -> list[dict[str, Any]]:
 
 
 def _table(proxies: list[dict[str, Any]]) -> Table:
-    table = Table("PROXY", "CLASS", *COLUMNS, "SINCE", "LAST ERROR", box=SIMPLE_HEAD, pad_edge=False)
+    table = Table("PROXY", "CLASS", *map(str.upper, COLUMNS), "SINCE", "LAST ERROR", box=SIMPLE_HEAD, pad_edge=False)
     for proxy in sorted(proxies, key=lambda p: str(p["node"])):
         states = [proxy["types"].get(name, {}).get("status", "-") for name in COLUMNS]
         error = next((k["error"] for k in proxy["types"].values() if k.get("error")), "")
-        table.add_row(str(proxy["node"]), str(proxy["class_name"]), *states, str(proxy["connected_since"]), str(error)[:100])
+        table.add_row(str(proxy["node"]), str(proxy["assignment"]), *states, str(proxy["connected"])[:19], str(error)[:100])
     return table

@@ -13,6 +13,7 @@ import click
 import structlog
 
 from xds import log as logging
+from xds.cli.addresses import HOST_PORT
 from xds.errors import XdsError
 from xds.objects.mesh_config import ROOT_NAMESPACE
 
@@ -50,10 +51,10 @@ DRAIN_SECONDS = 5.0
 )
 @click.option("--context", metavar="NAME", help="The context of the kubeconfig to use.")
 @click.option(
-    "--grpc-address", default="0.0.0.0:15010", show_default=True, metavar="HOST:PORT", help="Where proxies connect, plain text."
+    "--grpc-address", default="0.0.0.0:15010", type=HOST_PORT, show_default=True, help="Where proxies connect, plain text."
 )
 @click.option(
-    "--http-address", default="0.0.0.0:15014", show_default=True, metavar="HOST:PORT", help="Metrics, health and debug."
+    "--http-address", default="0.0.0.0:15014", type=HOST_PORT, show_default=True, help="Metrics, health and debug."
 )
 @click.option(
     "--injection",
@@ -62,7 +63,7 @@ DRAIN_SECONDS = 5.0
     help="Give pods their proxies: run the webhook, with the settings in FILE.",
 )
 @click.option(
-    "--webhook-address", default="0.0.0.0:15017", show_default=True, metavar="HOST:PORT", help="Where the API server asks it."
+    "--webhook-address", default="0.0.0.0:15017", type=HOST_PORT, show_default=True, help="Where the API server asks it."
 )
 @click.option("--log-json", is_flag=True, help="Log one JSON object a line.")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", show_default=True)
@@ -187,5 +188,10 @@ async def _failures_told() -> AsyncIterator[None]:
     """A task that fails for a reason that is the operator's ends the command with that reason, not with a group of tracebacks."""
     try:
         yield
-    except* XdsError as group:
-        raise group.exceptions[0] from None
+    except BaseExceptionGroup as group:
+        found: BaseException | None = group.subgroup(XdsError)
+        while isinstance(found, BaseExceptionGroup):
+            found = found.exceptions[0]
+        if found is None:
+            raise
+        raise found from None
