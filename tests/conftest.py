@@ -1,7 +1,22 @@
 """Options of the whole suite."""
 
+import os
+from collections.abc import Generator
+
 import pytest
+
+REQUIRE_ALL = "XDS_REQUIRE_ALL"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update", action="store_true", help="Write what the goldens should be as what they are now; then read git diff.")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Where everything is there that tests need, as in CI, one that is skipped has failed."""
+    report = yield
+    if report.skipped and not hasattr(report, "wasxfail") and os.environ.get(REQUIRE_ALL) == "1":
+        report.outcome = "failed"
+        report.longrepr = f"skipped, where {REQUIRE_ALL}=1 says that nothing may be: {report.longrepr}"
+    return report

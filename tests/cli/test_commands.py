@@ -254,3 +254,16 @@ class TestProxies:
 def test_python_m_xds_is_xds() -> None:
     script = Path(sys.executable).with_name("xds")
     assert xds("--version").out == subprocess.run([script, "--version"], capture_output=True, text=True, check=True).stdout
+
+
+class TestDemo:
+    def test_an_envoy_that_is_not_there(self) -> None:
+        ran = xds("demo", "--once", env={"XDS_ENVOY": "/nowhere/envoy"})
+        assert ran.code == 2
+        assert ran.err == "xds: XDS_ENVOY: /nowhere/envoy is not an executable file\n"
+
+    def test_an_address_that_is_taken(self) -> None:
+        with socket.create_server(("127.0.1.5", 9080)):
+            ran = xds("demo", "--once")
+        assert ran.code == 2
+        assert "127.0.1.5:9080, which the sidecar of ratings-v1 needs, cannot be had: Address already in use" in ran.err
