@@ -8,7 +8,7 @@ from importlib.resources import files
 from typing import Any
 
 import pytest
-from google.protobuf import descriptor_pool
+from google.protobuf import descriptor_pool, json_format
 
 from xds import pb
 
@@ -60,8 +60,8 @@ class TestPlain:
 
     def test_equal_messages_look_the_same(self) -> None:
         def looks(names: list[str]) -> str:
-            struct: Any = {n: dict.fromkeys(names, 1) for n in names}
-            packed = pb.any(pb.Cluster(metadata={"filter_metadata": struct}))
+            metadata = {"metadata": {"filter_metadata": {n: dict.fromkeys(names, 1) for n in names}}}
+            packed = pb.any(json_format.ParseDict(metadata, pb.Cluster(), descriptor_pool=pb.POOL))
             return str(pb.plain(pb.Cluster(typed_extension_protocol_options=dict.fromkeys(names, packed))))
 
         names = [f"key-{i}" for i in range(20)]
