@@ -365,7 +365,9 @@ class Visibility(Endpoints):
         if ref.namespace == self.root():
             return False
         host = qualified(rule.spec.host, ref.namespace)
-        return not host.endswith(f".{ref.namespace}.svc.cluster.local") and self.service(host, ref.namespace) is None
+        if host.endswith(f".{ref.namespace}.svc.cluster.local"):
+            return any(namespace != ref.namespace for namespace in self.namespaces(host))  # ServiceEntries of others may have it
+        return self.service(host, ref.namespace) is None
 
     @flow.derived
     def _selecting_labels(self, namespace: str, labels: Labels) -> Labels:
