@@ -167,6 +167,7 @@ REFUSED_BY_US: list[tuple[str, Spec, str]] = [
     ("VirtualService", {"hosts": ["a"], "tcp": [{}]}, "$.spec.tcp[0].route"),
     ("VirtualService", {"http": [{"delegate": {"name": "b"}}]}, "$.spec.http[0].delegate"),
     ("VirtualService", http(match=[{"uri": {"regex": ""}}]), "$.spec.http[0].match[0].uri.regex"),
+    ("VirtualService", http(match=[{"withoutHeaders": {"x\n": {}}}]), '$.spec.http[0].match[0].withoutHeaders["x\n"]'),
     ("VirtualService", http(match=[{"port": 70000}]), "$.spec.http[0].match[0].port"),
     (
         "VirtualService",

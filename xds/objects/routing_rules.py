@@ -81,6 +81,8 @@ def _http_match(path: str, match: HTTPMatchRequest) -> Iterator[Problem]:
         for name in names:
             if not name:
                 yield Problem(f"{path}.{part}", "a name is empty")
+            elif _CONTROL.search(name):
+                yield Problem(below(f"{path}.{part}", name), "a name has no control characters")
             elif name.startswith("@request.auth.claims") and part != "queryParams" and not CLAIMS.fullmatch(name):
                 yield Problem(
                     below(f"{path}.{part}", name), "names no claim, as in @request.auth.claims.group or @request.auth.claims[group]"
