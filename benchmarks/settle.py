@@ -46,6 +46,7 @@ class Proxy:
             "SERVICE_ACCOUNT": "default",
         }  # fmt: skip
         self.peer_identity = ""
+        self.pieces = False
         self.session = DeltaSession(responses, lambda: None)
         self.assign(classes.open(self))
 

@@ -61,6 +61,7 @@ class _Layer:
         self.node: Any = stream.node
         self.node_metadata = stream.node_metadata
         self.peer_identity = stream.peer_identity
+        self.pieces = stream.pieces
         self.assignment = Assignment("", {})
 
     def assign(self, assignment: Assignment) -> None:

@@ -115,8 +115,10 @@ class Group:
     has is not sent again.
     """
 
-    def __init__(self, type_url: str, name: str, resources: Iterable[Resource] = ()) -> None:
+    def __init__(self, type_url: str, name: str, resources: Iterable[Resource] = (), table: str = "") -> None:
+        """`table` is for virtual hosts: the name of the route table they are of, before the last `/` of their own names."""
         self.type_url = type_url
+        self.table = table
         self.name = name  # for people: `outbound`, `inbound reviews-v1.default`
         self.generation = 0
         self.resources: dict[str, Resource] = {r.name: r for r in resources}
@@ -301,6 +303,7 @@ class Assignable(Protocol):
     node: Any  # pb.Node without its extensions; metadata as a dict is node_metadata
     node_metadata: dict[str, Any]
     peer_identity: str  # verified SPIFFE ID, empty on plaintext
+    pieces: bool  # whether it can be sent a route table's virtual hosts one by one: an aggregated Delta stream
 
     def assign(self, assignment: Assignment) -> None:
         """The stream's groups are these from now on; it sends what differs."""

@@ -9,7 +9,7 @@ import grpc.aio
 import structlog
 
 from xds import pb
-from xds.discovery.protocol import Nack, Session
+from xds.discovery.protocol import DeltaSession, Nack, Session
 from xds.discovery.resources import Assignment
 from xds.discovery.status import ProxyStatus, readable, type_statuses
 from xds.errors import ProtocolError
@@ -31,6 +31,7 @@ class Stream:
         self.peer: str = context.peer()
         self.peer_identity = _identity(context)
         self.connected = datetime.now(UTC)
+        self.pieces = variant is DeltaSession and not only
         self.session = variant(server.responses, self._changed, only)
         self.task = asyncio.current_task()
         self.writing_since = 0.0  # of the loop's clock; 0 while no write is under way

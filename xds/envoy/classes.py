@@ -17,14 +17,16 @@ from xds.mesh.store import Mesh
 from xds.mesh.workloads import Claim, claim
 
 CLUSTER, ENDPOINTS, LISTENER, ROUTES = map(pb.type_url, (pb.Cluster, pb.ClusterLoadAssignment, pb.Listener, pb.RouteConfiguration))
+VIRTUAL_HOSTS = pb.type_url(pb.VirtualHost)
 
-FeedKey = tuple[str, Hashable]
+FeedKey = tuple[str, Hashable] | tuple[str, Hashable, str]  # what it is, for whom, and of virtual hosts, of which route table
 
 
 def claim_of(stream: Assignable) -> Claim:
     """What the proxy at the other end says of itself."""
     place = stream.node.locality
-    return claim(stream.node.id, stream.node_metadata, Locality(place.region, place.zone, place.sub_zone))
+    at = Locality(place.region, place.zone, place.sub_zone)
+    return claim(stream.node.id, stream.node_metadata, at, can_take_pieces=stream.pieces)
 
 
 class _Held:
@@ -203,7 +205,8 @@ class Classes:
         for key, type_url, fixed, listing, member in self._plan(shares):
             feed = self._feeds.get(key)
             if feed is None:
-                feed = self._feeds[key] = Feed(Group(type_url, f"{key[0]} {next(self._numbers)}"), fixed, listing, member)
+                group = Group(type_url, f"{key[0]} {next(self._numbers)}", table=key[2] if len(key) == 3 else "")
+                feed = self._feeds[key] = Feed(group, fixed, listing, member)
                 feed.start()
                 feed.flush()
             feed.assignments += 1
@@ -233,6 +236,8 @@ class Classes:
         )  # fmt: skip
         yield (("inbound listeners", inbound), LISTENER, (t.inbound_listeners.node(inbound),), None, None)
         yield (("routes", (scope, r)), ROUTES, (), t.route_names.node(scope, r), lambda k: t.route.node(scope, r, *k))
+        for table in shares.pieces:
+            yield (("virtual hosts", (scope, r), table), VIRTUAL_HOSTS, (t.virtual_hosts.node(scope, r, table),), None, None)
 
 
 def _compute(node: flow.Node) -> Any:

@@ -50,14 +50,18 @@ INBOUND_RETRIES: "RetryPolicy" = {"retry_on": "reset-before-request", "num_retri
 VIRTUAL_HOSTS_TAG = b"\x12"  # RouteConfiguration.virtual_hosts: field 2, length-delimited
 
 
-def route_configuration_header(name: str, *, proxied: bool = False) -> "RouteConfiguration":
-    """A route table without its virtual hosts. In `proxied` ones the Host header's port matters, as nothing else tells it."""
+def route_configuration_header(name: str, *, proxied: bool = False, pieces: bool = False) -> "RouteConfiguration":
+    """A route table without its virtual hosts. In `proxied` ones the Host header's port matters, as nothing else tells it.
+
+    Those of a table in `pieces` come as resources of their own.
+    """
     return pb.RouteConfiguration(
         name=name,
         # A route may lead to a service that is gone: its requests fail, and no other's.
         validate_clusters={"value": False},
         max_direct_response_body_size_bytes={"value": MAX_DIRECT_RESPONSE_BODY},
         ignore_port_in_host_matching=not proxied,
+        vhds={"config_source": {"ads": {}, "resource_api_version": "V3"}} if pieces else None,
     )
 
 

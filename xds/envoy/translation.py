@@ -6,6 +6,7 @@ where no rule of a scope changes what a service's clusters look like, they are t
 """
 
 from collections.abc import Iterable
+from functools import cached_property
 
 import msgspec
 from google.protobuf.message import Message
@@ -40,6 +41,8 @@ SHARED = "shared"  # the Host header: all services of one port
 ANY_HOST = "any host"  # nothing: the address said which service is meant
 PROXIED = "proxied"  # the Host header with its port: the HTTP proxy's table has all ports
 
+ANY_DOMAIN = "*"
+
 EVERYONE = Scope()
 
 
@@ -59,6 +62,7 @@ class Shares(msgspec.Struct, frozen=True, cache_hash=True):
     listeners: Client
     routes: Client
     inbound: Workload
+    pieces: tuple[str, ...] = ()  # the route tables whose virtual hosts are sent one by one
 
 
 def resources(messages: Iterable[Message]) -> Resources:
@@ -93,6 +97,9 @@ class Translation(flow.Graph):
             domain=client.domain,
             http10=client.http10,
         )
+        routes = msgspec.structs.replace(
+            seen, namespace=client.namespace, addresses=(), http10=False, mode=Mode.REDIRECT, pieces=client.pieces
+        )
         return Shares(
             scope=scope,
             clusters=_placed(
@@ -102,11 +109,12 @@ class Translation(flow.Graph):
             ),
             endpoints=_placed(Client(namespace=scope.namespace), client, self.deciding(scope)),
             listeners=seen,
-            routes=msgspec.structs.replace(seen, namespace=client.namespace, addresses=(), http10=False, mode=Mode.REDIRECT),
+            routes=routes,
             inbound=Workload(
-                msgspec.structs.replace(client, locality=Locality(), node="", addresses=wildcards(client)),
+                msgspec.structs.replace(client, locality=Locality(), node="", addresses=wildcards(client), pieces=False),
                 self.mesh.inbound(client),
             ),
+            pieces=self.tables_in_pieces(scope, routes) if client.pieces else (),
         )
 
     @flow.derived
@@ -243,6 +251,15 @@ class Translation(flow.Graph):
         return tuple((name,) for name in self.plan(scope, client).routes)
 
     @flow.derived
+    def tables_in_pieces(self, scope: Scope, client: Client) -> tuple[str, ...]:
+        """The route tables whose virtual hosts a client that takes them one by one is sent so: those that have many.
+
+        Which ones does not depend on how many there are now: Envoy does not forget the virtual hosts of a table that changes its
+        form, and does not ask for them again.
+        """
+        return tuple(name for name, need in self.plan(scope, client).routes.items() if not need.sniffed)
+
+    @flow.derived
     def route_need(self, scope: Scope, client: Client, name: str) -> RouteNeed | None:
         """What one route table is made of."""
         return self.plan(scope, client).routes.get(name)
@@ -254,9 +271,33 @@ class Translation(flow.Graph):
         The tables of two namespaces of one scope mostly differ just in the short names of their own services, so each is the scope's
         table with its own services' virtual hosts put in.
         """
-        table = self.route_table(scope, msgspec.structs.replace(client, namespace=scope.namespace), name)
+        table, segments = self._segments(scope, client, name)
         if table is None:
             return ()
+        pieces = client.pieces and table.form != ANY_HOST
+        message = route_configuration_header(name, proxied=table.form == PROXIED, pieces=pieces)
+        header = message.SerializeToString(deterministic=True)
+        if pieces:
+            segments = tuple(Segment.of((), (host for host in part.hosts if ANY_DOMAIN in host.domains)) for part in segments)
+        version = content_hash(header, *(part.version for part in segments))
+        return (Resource(name, ROUTE_CONFIGURATION, version, (header, *(part.fields for part in segments))),)
+
+    @flow.derived
+    def virtual_hosts(self, scope: Scope, client: Client, name: str) -> Resources:
+        """The virtual hosts of one route table, for clients that are sent them one by one; that of all other hosts is in the table.
+
+        Envoy knows by their names which table they are of.
+        """
+        hosts = (host for part in self._segments(scope, client, name)[1] for host in part.hosts)
+        return tuple([host.piece(name) for host in hosts if ANY_DOMAIN not in host.domains])
+
+    def _segments(self, scope: Scope, client: Client, name: str) -> "tuple[RouteTable | None, tuple[Segment, ...]]":
+        """The route table of the scope, and its virtual hosts as this client is to have them."""
+        if client.pieces:
+            client = msgspec.structs.replace(client, pieces=False)
+        table = self.route_table(scope, msgspec.structs.replace(client, namespace=scope.namespace), name)
+        if table is None:
+            return None, ()
         if client.namespace != scope.namespace and client.namespace in table.elsewhere:
             table = self.route_table(scope, client, name) or table
         segments = table.segments
@@ -265,10 +306,7 @@ class Translation(flow.Graph):
             taken = Taken(table.taken, (domain for host in own.hosts for domain in host.domains))
             hosts = self._hosts(scope, client, own.services, table.form, taken)
             segments = segments | {client.namespace: Segment.of(own.services, hosts)}
-        header = route_configuration_header(name, proxied=table.form == PROXIED).SerializeToString(deterministic=True)
-        parts = (*segments.values(), table.others)
-        version = content_hash(header, *(part.version for part in parts))
-        return (Resource(name, ROUTE_CONFIGURATION, version, (header, *(part.fields for part in parts))),)
+        return table, (*segments.values(), table.others)
 
     @flow.derived
     def route_table(self, scope: Scope, client: Client, name: str) -> "RouteTable | None":
@@ -375,7 +413,7 @@ class Translation(flow.Graph):
         return EVERYONE
 
 
-class VirtualHost(msgspec.Struct, frozen=True):
+class VirtualHost(msgspec.Struct, frozen=True, dict=True):
     """A virtual host as a serialised field of a route configuration, and the domains it claims.
 
     Clients in the namespaces `shortened` have more names for it, those that their resolvers complete.
@@ -390,6 +428,20 @@ class VirtualHost(msgspec.Struct, frozen=True):
     def of(cls, message: "pb.VirtualHost", shortened: frozenset[str] = frozenset()) -> "VirtualHost":
         body = message.SerializeToString(deterministic=True)
         return cls(tuple(message.domains), join(b"", (body,)), content_hash(body).encode(), shortened)
+
+    @cached_property
+    def pieces(self) -> dict[str, Resource]:
+        """What `piece` has made, by route table."""
+        return {}
+
+    def piece(self, table: str) -> Resource:
+        """It as a resource of its own, of this route table. Its name says so (Envoy: VHDS, `<route configuration>/<any name>`)."""
+        made = self.pieces.get(table)
+        if made is None:
+            message = pb.RouteConfiguration.FromString(self.field).virtual_hosts[0]
+            message.name = f"{table}/{message.name}"
+            made = self.pieces[table] = Resource.of(message)
+        return made
 
 
 class Taken:

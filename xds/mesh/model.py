@@ -178,6 +178,7 @@ class Client(msgspec.Struct, frozen=True, cache_hash=True):
     domain: str = "cluster.local"  # cluster DNS domain
     http10: bool = False  # node metadata HTTP10: serve HTTP/1.0 too
     workload: str = ""
+    pieces: bool = False  # it is sent the virtual hosts of its route tables one by one
 
     @property
     def ipv6_only(self) -> bool:

@@ -16,6 +16,8 @@ from xds.mesh.model import Client, Labels, Locality, Mode
 from xds.mesh.services import Services, as_labels
 from xds.objects.meta import Ref
 
+ROUTE_TABLES = "ROUTE_TABLES"  # node metadata
+PIECES = "pieces"
 INTERCEPTION = "sidecar.istio.io/interceptionMode"
 NETWORK = "topology.istio.io/network"
 LOCALITY = ("istio-locality", "topology.istio.io/locality")
@@ -55,9 +57,11 @@ class Claim(msgspec.Struct, frozen=True, cache_hash=True):
     mode: Mode | None = None  # None where it does not say
     locality: Locality = Locality()
     http10: bool = False
+    route_tables: str = ""  # how it wants them: see `Workloads.pieces`
+    can_take_pieces: bool = False
 
 
-def claim(node_id: str, metadata: Mapping[str, Any], locality: Locality = NOWHERE) -> Claim:
+def claim(node_id: str, metadata: Mapping[str, Any], locality: Locality = NOWHERE, *, can_take_pieces: bool = False) -> Claim:
     """What an Envoy node claims: Istio's node id (`sidecar~10.1.2.3~reviews-1.default~default.svc.cluster.local`), metadata, place.
 
     Anything may be missing: a node with another kind of id is a sidecar in the namespace that its metadata names, or `default`.
@@ -82,6 +86,8 @@ def claim(node_id: str, metadata: Mapping[str, Any], locality: Locality = NOWHER
         mode=Mode.__members__.get(mode),
         http10=_text(metadata, "HTTP10") in ("1", "true"),
         locality=locality,
+        route_tables=_text(metadata, ROUTE_TABLES),
+        can_take_pieces=can_take_pieces,
     )
 
 
@@ -217,6 +223,15 @@ class Workloads(Services):
         pod: api.Pod | None = self.objects[Ref("Pod", claim.namespace, claim.name)]
         return Mode.__members__.get("" if pod is None else pod.meta.annotations.get(INTERCEPTION, ""), Mode.REDIRECT)
 
+    def pieces(self, claim: Claim) -> bool:
+        """Whether this proxy is sent the virtual hosts of its route tables one by one.
+
+        As its own metadata says, else the mesh's: `meshConfig.defaultConfig.proxyMetadata`, where names that begin with ISTIO_META_
+        become the node metadata of proxies (Istio: ProxyConfig).
+        """
+        wanted = claim.route_tables or self.config().default_config.proxy_metadata.get(f"ISTIO_META_{ROUTE_TABLES}", "")
+        return claim.can_take_pieces and wanted == PIECES
+
     @flow.derived
     def client(self, claim: Claim) -> Client:
         """The proxy that makes this claim: what its own pod or WorkloadEntry says, and the claim for the rest."""
@@ -234,6 +249,7 @@ class Workloads(Services):
             domain=claim.domain,
             http10=claim.http10,
             workload=claim.workload or claim.name,
+            pieces=self.pieces(claim),
         )
         if client.locality == NOWHERE:
             at = self.node_locality(claim.node)

@@ -44,6 +44,7 @@ class Proxy:
         self.node = pb.Node(id=f"sidecar~{address}~client.default~default.svc.cluster.local")
         self.node_metadata: dict[str, Any] = {}
         self.peer_identity = ""
+        self.pieces = False
         self.assignment: Assignment | None = None
 
     def assign(self, assignment: Assignment) -> None:

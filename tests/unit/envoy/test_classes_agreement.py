@@ -63,6 +63,7 @@ class Proxy:
     """A stream, as classes see it."""
 
     peer_identity = ""
+    pieces = False
 
     def __init__(self, namespace: str, index: int) -> None:
         self.node = pb.Node(id=f"sidecar~10.1.0.{index}~client-{index}.{namespace}~{namespace}.svc.cluster.local")

@@ -139,6 +139,7 @@ class Proxy:
         self.node = pb.Node(id=node_id)
         self.node_metadata: dict[str, Any] = NODES[node_id]
         self.peer_identity = ""
+        self.pieces = False
         self.assignment: Assignment | None = None
 
     def assign(self, assignment: Assignment) -> None:

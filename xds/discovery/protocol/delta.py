@@ -9,7 +9,7 @@ from xds.discovery.protocol.resolution import members, resolved
 from xds.discovery.protocol.response import Response
 from xds.discovery.protocol.session import Nack, Session, Watch
 from xds.discovery.protocol.subscription import WILDCARD, Names, Subscription
-from xds.discovery.protocol.types import rules_of
+from xds.discovery.protocol.types import ROUTE, VIRTUAL_HOST, rules_of
 from xds.discovery.resources import Resource
 
 
@@ -50,6 +50,10 @@ class DeltaSession(Session):
         watch = self._watch(type_url, asked, subscription, known)
         watch.owed = subscription.wildcard
         watch.force(lacking)
+        if type_url == ROUTE:
+            self._hold_tables(subscription.names - lacking)
+        elif type_url == VIRTUAL_HOST:
+            self._fill(watch, self._tables)
 
     def _subscribe(self, watch: Watch, subscribe: Names, unsubscribe: Names) -> None:
         before, groups = watch.subscription, watch.known.groups
@@ -63,6 +67,8 @@ class DeltaSession(Session):
             again |= unsubscribe - {WILDCARD}  # W7
         if watch.asked is not after:
             again = members(again, groups)
+        if watch.rules.type_url == ROUTE and unsubscribe:
+            self._hold_tables(self._tables - unsubscribe)
         if watch.rejected:
             # It asks again, so it wants an answer.
             watch.rejected = {name: refused for name, refused in watch.rejected.items() if name not in again}

@@ -12,7 +12,7 @@ from xds.discovery.protocol.rejection import named
 from xds.discovery.protocol.resolution import moves, resolved
 from xds.discovery.protocol.response import Response, Responses
 from xds.discovery.protocol.subscription import NONE, Names, Subscription
-from xds.discovery.protocol.types import CLUSTER, ENDPOINTS, TypeRules, rules_of
+from xds.discovery.protocol.types import CLUSTER, ENDPOINTS, ROUTE, VIRTUAL_HOST, TypeRules, rules_of
 from xds.discovery.resources import Assignment, Group, Resource
 from xds.errors import ProtocolError
 
@@ -150,6 +150,7 @@ class Session:
         self.watches: dict[str, Watch] = {}
         self.wake_at: float | None = None  # when `due` should be asked again though nothing else happens
         self._ordered: list[Watch] = []
+        self._tables = NONE  # route tables that the client holds, so that it can take virtual hosts of them
         self._awaited = NONE  # assignments that changed clusters wait for, while EDS has not been asked for yet
 
     # For whoever owns the stream
@@ -162,13 +163,7 @@ class Session:
         """The groups are these from now on; what differs becomes due."""
         self.assignment = assignment
         for watch in self._ordered:
-            groups = self._groups(watch.rules.type_url)
-            if groups != watch.known.groups:
-                watch.detach()
-                watch.advance(watch.known.rebased(groups, watch.subscription))
-                watch.attach()
-                watch.dirty = True
-                self.wake()
+            self._regroup(watch)
 
     def pending(self) -> bool:
         """Whether something may be due."""
@@ -226,6 +221,9 @@ class Session:
                 endpoints.force(response.assignments)
             else:
                 self._awaited |= response.assignments
+        elif response.rules.type_url == ROUTE and not self.only:
+            tables = self._tables.difference(response.removed).union([resource.name for resource in response.resources])
+            self._hold_tables(tables)
 
     def close(self) -> None:
         """The stream has ended: let go of the groups, and of what only this client was trying out."""
@@ -239,6 +237,39 @@ class Session:
 
     # For the variants
 
+    def _regroup(self, watch: Watch) -> None:
+        """The groups of `watch` may be others now."""
+        groups = self._groups(watch.rules.type_url)
+        if groups != watch.known.groups:
+            watch.detach()
+            watch.advance(watch.known.rebased(groups, watch.subscription))
+            watch.attach()
+            watch.dirty = True
+            self.wake()
+
+    def _hold_tables(self, tables: Names) -> None:
+        """The client holds these route tables: it is due their virtual hosts, and told to remove those of others.
+
+        Envoy asks for virtual hosts once, and for all: those of a table that it gets later it does not ask for, and those of one
+        that it has not got yet, it takes and forgets. With a table it drops its virtual hosts, but goes on counting them as held.
+        """
+        assert self.assignment is not None
+        if tables == self._tables or not self.assignment.groups.get(VIRTUAL_HOST):
+            self._tables = tables
+            return
+        before, self._tables = self._tables, tables
+        watch = self.watches.get(VIRTUAL_HOST)
+        if watch is not None:
+            gone = before - tables
+            dropped = (name for group in watch.known.groups if group.table in gone for name in group.resources)
+            watch.known = watch.known.but(dict.fromkeys(dropped, UNSURE))
+            self._regroup(watch)
+            self._fill(watch, tables - before)
+
+    def _fill(self, watch: Watch, tables: Names) -> None:
+        """Name a virtual host of each of `tables` that has none: Envoy waits for some word of every one before it listens."""
+        watch.force(frozenset(f"{group.table}/_" for group in watch.known.groups if group.table in tables and not group.resources))
+
     def _type_url(self, request: Any) -> str:
         """The type that `request` is about; empty where it is to be ignored (N3)."""
         type_url: str = request.type_url
@@ -250,7 +281,10 @@ class Session:
 
     def _groups(self, type_url: str) -> tuple[Group, ...]:
         assert self.assignment is not None, "assign comes before the first request"
-        return self.assignment.groups.get(type_url, ())
+        groups = self.assignment.groups.get(type_url, ())
+        if type_url != VIRTUAL_HOST:
+            return groups
+        return tuple(group for group in groups if not group.table or group.table in self._tables)
 
     def _watch(self, type_url: str, asked: Subscription, subscription: Subscription, known: Known) -> Watch:
         """Begin to serve a type."""
