@@ -94,7 +94,6 @@ class TestErrors:
             (["dump", "clusters"], "Missing option '--as'"),
             (["dump", "--as", "nope", "clusters"], "'nope' names no namespace: write pod.namespace"),
             (["dump", "--as", "a.b", "nonsense"], "'nonsense' is not one of"),
-            (["dump", "--as", "a.b", "--why", "clusters"], "--why needs --files"),
             (["dump", "--as", "a.b", "--files", "/nowhere", "clusters"], "'/nowhere' does not exist"),
             (["dump", "--as", "a.b", "--server", "here", "clusters"], "'here' is not HOST:PORT"),
             (["dump", "--as", "a.b", "--server", "127.0.0.1:1", "clusters"], "is `xds serve` running there?"),
@@ -190,6 +189,22 @@ class TestDump:
         ran = xds("dump", "--files", EXAMPLE, "--as", WORKLOAD, "clusters", "--name", "*|v2|*", "--why")
         assert "DestinationRule reviews.default" in ran.out
 
+    def test_why_of_a_running_server_is_as_of_its_files(self, serve: Serve) -> None:
+        server = ("--server", f"127.0.0.1:{serve.grpc}", "--http", f"http://127.0.0.1:{serve.http}")
+        asked = xds("dump", *server, "--as", WORKLOAD, "--why", "-o", "json")
+        assert asked.code == 0, asked.err
+        found = json.loads(asked.out)
+        assert found == json.loads(xds("dump", "--files", EXAMPLE, "--as", WORKLOAD, "--why", "-o", "json").out)
+        assert any("DestinationRule reviews.default" in each["why"] for each in found)
+        before = serve.debug("memory")["claims"]
+        assert before == 0, "who was asked about is not kept"
+
+    def test_why_of_a_server_that_does_not_say(self, serve: Serve) -> None:
+        server = ("--server", f"127.0.0.1:{serve.grpc}", "--http", f"http://127.0.0.1:{serve.http}/nothing")
+        ran = xds("dump", *server, "--as", WORKLOAD, "--why", "clusters")
+        assert ran.code == 2
+        assert "answers 404" in ran.err
+
     def test_a_broken_file_does_not_hide_the_others(self, tmp_path: Path) -> None:
         shutil.copytree(EXAMPLE, tmp_path / "it")
         (tmp_path / "it/broken.yaml").write_text("}")
@@ -202,6 +217,7 @@ class TestServe:
         assert serve.get("/readyz") == (200, "ok\n")
         assert "pilot_xds_pushes" in serve.get("/metrics")[1]
         assert serve.get("/nothing")[0] == 404
+        assert serve.get("/debug/why?as=nobody") == (400, "?as= 'nobody' names no namespace: write pod.namespace\n")
         for page in json.loads(serve.get("/debug/")[1])["endpoints"]:
             status, text = serve.get(page)
             assert status == 200, page

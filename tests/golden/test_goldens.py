@@ -25,12 +25,13 @@ from xds import pb
 from xds.envoy.classes import Classes
 from xds.mesh.store import Mesh
 from xds.mesh.workloads import claim
+from xds.reasons import explained
 from xds.sources.changes import Change
 from xds.validation import check
 
 CASES = sorted(path.parent for path in Path(__file__).parent.glob("*/in.yaml"))
 TYPES = {"clusters": pb.Cluster, "endpoints": pb.ClusterLoadAssignment, "listeners": pb.Listener, "routes": pb.RouteConfiguration}
-HINT = "run pytest --update, then read git diff"
+HINT = "run pytest tests/golden --update, then read git diff"
 
 pytestmark = pytest.mark.parametrize("case", CASES, ids=lambda path: path.name)
 
@@ -50,14 +51,10 @@ def made(case: Path) -> Made:
     mesh = Mesh()
     mesh.apply([Change(item.ref, item) for item in objects((case / "in.yaml").read_text())])
     settings = proxy(case)
-    assignment, _ = Classes(mesh).dump(claim(settings["node"], settings.get("metadata", {})))
+    found = explained(Classes(mesh), claim(settings["node"], settings.get("metadata", {})))
     assert list(mesh.errors()) == []
     return {
-        kind: {
-            name: message.FromString(resource.body)
-            for group in assignment.groups.get(pb.type_url(message), ())
-            for name, resource in group.resources.items()
-        }
+        kind: {resource.name: message.FromString(resource.body) for resource, _ in found[pb.type_url(message)]}
         for kind, message in TYPES.items()
     }
 

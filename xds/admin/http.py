@@ -2,7 +2,7 @@
 
 `/metrics` Prometheus · `/healthz` the process lives · `/readyz` every source is synced and every server answers ·
 `/debug/syncz` proxies and how far each is · `/debug/configz` objects with problems · `/debug/errors` translations that fail ·
-`/debug/registryz` services · `/debug/memory` what is held, by kind.
+`/debug/registryz` services · `/debug/why` the objects behind a proxy's resources · `/debug/memory` what is held, by kind.
 """
 
 import os
@@ -15,8 +15,11 @@ from aiohttp import web
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from xds.discovery.client import node
 from xds.discovery.server import Server
 from xds.errors import ConfigError
+from xds.mesh.workloads import claim
+from xds.reasons import explained
 from xds.serving import Control, errors
 
 Answer = Callable[[], Any]
@@ -40,6 +43,7 @@ class Admin:
             app.router.add_get(path, self._ready)
         for name, answer in self._debug().items():
             app.router.add_get(f"/debug/{name}", _json(answer))
+        app.router.add_get("/debug/why", self._why)
         app.router.add_get("/debug/", self._index)
         self._runner = web.AppRunner(app, access_log=None)
         await self._runner.setup()
@@ -76,8 +80,20 @@ class Admin:
             return web.Response(text="ok\n")
         return web.Response(status=503, text=f"waiting for the {' and the '.join(waiting)}\n")
 
+    async def _why(self, request: web.Request) -> web.Response:
+        """The objects behind each resource of the proxy `?as=POD.NAMESPACE`, by type and name."""
+        workload = request.query.get("as", "")
+        try:
+            who = node(workload)
+        except ConfigError as e:
+            return web.Response(status=400, text=f"?as= {e.reason}\n")
+        claimed = claim(who["id"], who["metadata"])
+        classes = self._control.classes
+        found = explained(classes, classes.connected(claimed.name, claimed.namespace) or claimed)
+        return web.json_response({url: {r.name: objects for r, objects in resources} for url, resources in found.items()})
+
     async def _index(self, _: web.Request) -> web.Response:
-        return web.json_response({"endpoints": [f"/debug/{name}" for name in self._debug()]})
+        return web.json_response({"endpoints": [*(f"/debug/{name}" for name in self._debug()), "/debug/why?as=POD.NAMESPACE"]})
 
     def _memory(self) -> dict[str, Any]:
         page = os.sysconf("SC_PAGE_SIZE")

@@ -1,6 +1,13 @@
-"""Addresses on the command line."""
+"""Addresses on the command line, and what is asked there."""
+
+import json
+from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.request import urlopen
 
 import click
+
+from xds.errors import ConfigError
 
 
 class HostPort(click.ParamType[str]):
@@ -18,3 +25,17 @@ class HostPort(click.ParamType[str]):
 
 
 HOST_PORT = HostPort()
+
+
+def ask(url: str, option: str) -> Any:
+    """The JSON that a page of a control plane's HTTP port has. ConfigError, which names `option`, where it has none."""
+    if not url.startswith(("http://", "https://")):
+        raise ConfigError(option, f"{url} is not an http:// or https:// address")
+    try:
+        with urlopen(url, timeout=10) as answer:  # noqa: S310 - the scheme is checked above
+            return json.load(answer)
+    except HTTPError as e:
+        raise ConfigError(option, f"{url} answers {e.code}: {e.read().decode(errors='replace').strip()}") from e
+    except (URLError, ValueError) as e:
+        reason = e.reason if isinstance(e, URLError) else e
+        raise ConfigError(option, f"{url} does not answer ({reason}); is `xds serve` running there?") from e

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import click
 import msgspec
@@ -14,7 +15,7 @@ from google.protobuf.message import Message
 
 from xds import pb
 from xds.cli import EXIT_FAILED
-from xds.cli.addresses import HOST_PORT
+from xds.cli.addresses import HOST_PORT, ask
 from xds.cli.tables import TABLES, terminal
 from xds.discovery.resources import Resource
 
@@ -52,11 +53,19 @@ class Dumped(msgspec.Struct):
 @click.option(
     "--name", "names", multiple=True, metavar="PATTERN", help="Only resources of this name; * and ? stand for anything."
 )
-@click.option("--why", is_flag=True, help="Name the objects each resource was made from. Needs --files.")
+@click.option("--why", is_flag=True, help="Name the objects each resource was made from.")
+@click.option(
+    "--http",
+    default="http://127.0.0.1:15014",
+    show_default=True,
+    metavar="URL",
+    help="The HTTP port of the server, which --why asks: a proxy is not told what its resources are made from.",
+)
 @click.option("-o", "output", type=click.Choice(["table", "yaml", "json"]), default="table", show_default=True)
 def command(
-    types: tuple[str, ...], workload: str, files: tuple[Path, ...], server: str, names: tuple[str, ...], why: bool, output: str
-) -> None:
+    types: tuple[str, ...], workload: str, files: tuple[Path, ...], server: str, names: tuple[str, ...], why: bool, http: str,
+    output: str,
+) -> None:  # fmt: skip
     """Show what a proxy gets.
 
     YAML and JSON are protobuf's JSON form, as Envoy's own /config_dump shows the same resources. The exit code is 1 when nothing matches.
@@ -65,21 +74,21 @@ def command(
     Examples:
       xds dump --files examples/bookinfo --as productpage-v1.default clusters
       xds dump --files examples/bookinfo --as productpage-v1.default routes --why
-      xds dump --server 127.0.0.1:15010 --as productpage-v1.default endpoints --name '*reviews*' -o yaml
+      xds dump --as productpage-v1.default endpoints --name '*reviews*' -o yaml
     """
     wanted = list(TYPES) if not types or "all" in types else list(dict.fromkeys(types))
-    if why and not files:
-        raise click.UsageError("--why needs --files: a proxy is not told what its resources are made from")
+    urls = [pb.type_url(TYPES[t]) for t in wanted]
     if files:
         from xds.offline import dump
 
-        found = asyncio.run(dump(files, workload, [pb.type_url(TYPES[t]) for t in wanted], why=why))
+        found = asyncio.run(dump(files, workload, urls))
     else:
         from xds.discovery.client import fetch
 
+        fetched = asyncio.run(fetch(server, workload, urls))
+        reasons: dict[str, dict[str, list[str]]] = ask(f"{http}/debug/why?{urlencode({'as': workload})}", "--http") if why else {}
         found = {
-            url: [(r, ()) for r in resources]
-            for url, resources in asyncio.run(fetch(server, workload, [pb.type_url(TYPES[t]) for t in wanted])).items()
+            url: [(r, tuple(reasons.get(url, {}).get(r.name, ()))) for r in resources] for url, resources in fetched.items()
         }
     dumped = {
         kind: [

@@ -2,8 +2,6 @@
 
 import sys
 from typing import Any
-from urllib.error import URLError
-from urllib.request import urlopen
 
 import click
 import msgspec
@@ -12,8 +10,8 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from xds.cli import EXIT_FAILED
+from xds.cli.addresses import ask
 from xds.cli.tables import terminal
-from xds.errors import ConfigError
 
 COLUMNS = ("cds", "eds", "lds", "rds")
 
@@ -32,7 +30,7 @@ def command(server: str, output: str) -> None:
     Example:
       xds proxies --server http://127.0.0.1:15014
     """
-    proxies = _ask(f"{server.rstrip('/')}/debug/syncz")
+    proxies: list[dict[str, Any]] = ask(f"{server.rstrip('/')}/debug/syncz", "--server")
     if output == "json":
         click.echo(msgspec.json.format(msgspec.json.encode(proxies), indent=2).decode())
     elif output == "yaml":
@@ -41,16 +39,6 @@ def command(server: str, output: str) -> None:
         terminal().print(_table(proxies))
     if any(kind["status"] == "NACK" for proxy in proxies for kind in proxy["types"].values()):
         sys.exit(EXIT_FAILED)
-
-
-def _ask(url: str) -> list[dict[str, Any]]:
-    if not url.startswith(("http://", "https://")):
-        raise ConfigError("--server", f"{url} is not an http:// or https:// address")
-    try:
-        with urlopen(url, timeout=10) as answer:  # noqa: S310 - the scheme is checked above
-            return msgspec.json.decode(answer.read(), type=list[dict[str, Any]])
-    except URLError as e:
-        raise ConfigError("--server", f"{url} does not answer ({e.reason}); is `xds serve` running there?") from e
 
 
 def _table(proxies: list[dict[str, Any]]) -> Table:

@@ -6,6 +6,7 @@ watches the shares of each claim, so that a pod that gets a label, or a Sidecar 
 
 import itertools
 from collections.abc import Hashable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from xds import flow, pb
@@ -144,10 +145,19 @@ class Classes:
                     feed.stop()
         self._unused = unused - self._unused
 
-    def dump(self, claimed: Claim) -> tuple[Assignment, dict[str, Feed]]:
-        """What the proxy that makes this claim gets, and the feeds behind its groups by group name."""
-        assignment = self._assignment(self.translation.shares(self.mesh.client(claimed)))
-        return assignment, {feed.group.name: feed for feed in self._feeds.values()}
+    @contextmanager
+    def asked(self, claimed: Claim) -> Iterator[tuple[Assignment, dict[str, Feed]]]:
+        """What a proxy that makes this claim gets, and the feeds behind its groups by group name, kept up to date until the block ends."""
+        shares = self._shares(claimed).read()
+        self._hold(shares)
+        try:
+            yield self._assignment(shares), {self._feeds[key].group.name: self._feeds[key] for key in self._assignments[shares].feeds}
+        finally:
+            self._drop(shares)
+
+    def connected(self, name: str, namespace: str) -> Claim | None:
+        """The claim of a proxy of this name that is connected, None where there is none."""
+        return next((claim for claim in self._claims if (claim.name, claim.namespace) == (name, namespace)), None)
 
     def new_errors(self) -> Iterator[tuple[flow.Node, Exception]]:
         """The translations that fail now and did not fail like this when last asked."""

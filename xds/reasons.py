@@ -1,0 +1,37 @@
+"""Why a proxy's resources are as they are: the objects behind each of them, as the graph has read them."""
+
+from collections.abc import Collection, Iterable, Sequence
+
+from xds import flow
+from xds.discovery.resources import Resource
+from xds.envoy.classes import Classes
+from xds.envoy.translation import Workload
+from xds.mesh.workloads import Claim
+from xds.objects.meta import Ref
+
+Explained = dict[str, list[tuple[Resource, tuple[str, ...]]]]
+
+
+def explained(classes: Classes, claimed: Claim, type_urls: Sequence[str] = ()) -> Explained:
+    """What the proxy that makes this claim gets, by type (all of them, unless some are named), each resource with the objects behind it."""
+    mesh = classes.mesh
+    client = mesh.client(claimed)
+    called = mesh.inbound.node(client)
+    others = {ref for ref in mesh.sidecars[client.namespace] if ref != mesh.sidecar(client.namespace, client.labels)}
+    found: Explained = {}
+    with classes.asked(claimed) as (assignment, feeds):
+        for type_url in type_urls or assignment.groups:
+            found[type_url] = []
+            for group in assignment.groups.get(type_url, ()):
+                for resource in group.resources.values():
+                    source = feeds[group.name].sources(resource.name)
+                    # The inbound side is made from a value, the ports that the workload is called at, so what made that counts too.
+                    behind = [] if source is None else [source, called] if isinstance(source.args[0], Workload) else [source]
+                    found[type_url].append((resource, _objects(behind, others)))
+    return found
+
+
+def _objects(sources: Iterable[flow.Node], but: Collection[Ref]) -> tuple[str, ...]:
+    """The objects that derived values were made from, by name, sorted: what they read that exists. `but` were read and had no effect."""
+    read = (node for source in sources for node in source.why() if node.owner.name == "objects" and node.value is not None)
+    return tuple(sorted({str(node.args[0]) for node in read if node.args[0] not in but}))
