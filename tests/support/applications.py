@@ -24,6 +24,7 @@ import h2.events
 import msgspec
 
 SECONDS = 20  # after which an application stops waiting for anything
+MAPPED = "::ffff:"  # before an IPv4 address, on a socket of both families
 HTTP2 = b"PRI * HTTP/2.0"
 PROXY_1, PROXY_2 = b"PROXY ", b"\r\n\r\n\x00\r\nQUIT\n"
 
@@ -126,7 +127,12 @@ class Applications:
         """`application` answers at `address`."""
         self._at[address] = application
 
-    def open(self, port: int, address: str = "0.0.0.0") -> None:
+    def remove(self, application: Application) -> None:
+        """Whatever `application` answered at answers without a name."""
+        for address in [a for a, found in self._at.items() if found is application]:
+            del self._at[address]
+
+    def open(self, port: int, address: str = "::") -> None:
         """Listen on `port`, if nobody does yet."""
         if port not in self._ports:
             listening = self._ports[port] = self._listen(address, port)
@@ -149,13 +155,13 @@ class Applications:
         with contextlib.suppress(OSError):
             while True:
                 connection, peer = listening.accept()
-                caller = str(peer[0]) if connection.family != socket.AF_UNIX else ""
+                caller = str(peer[0]).removeprefix(MAPPED) if connection.family != socket.AF_UNIX else ""
                 threading.Thread(target=self._serve, args=(connection, caller), daemon=True).start()
 
     def _serve(self, connection: socket.socket, peer: str) -> None:
         connection.settimeout(SECONDS)
         name = connection.getsockname()
-        address, port = (str(name), 0) if connection.family == socket.AF_UNIX else name[:2]
+        address, port = (str(name), 0) if connection.family == socket.AF_UNIX else (name[0].removeprefix(MAPPED), name[1])
         application = self._at.get(address) or Application(address, address)
         call = Call(server=application.name, address=address, port=port, peer=peer, connection=next(self._numbers), protocol="TCP")
         application.open.add(call.connection)

@@ -47,6 +47,7 @@ from support.applications import Application, Applications, Call, Headers
 from support.certificates import Authority
 from support.pod import ADMIN, CAPABILITIES, PROXY_USER, REDIRECT, TPROXY, Namespace, available, run
 
+from xds.envoy.addresses import is_ip
 from xds.envoy.bootstrap import Node, Ports, bootstrap
 from xds.mesh.model import Locality, Mode
 
@@ -58,12 +59,15 @@ SECONDS = 20
 GRPC, HTTP = 15010, 15014
 APPLICATION_PORTS = (80, 443, 8080, 8443, 9090)
 PORTS = ({"name": "http", "port": 80, "targetPort": 8080},)
-LINK_ADDRESS = "10.99.{}.1"
 # Networks of which the world has every address: applications, and what a pod may call besides.
-WORLD = ("10.98.0.0/16", "10.96.0.0/16", "10.97.0.0/16", "192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24", "240.0.0.0/8")
+WORLD = (
+    "10.98.0.0/16", "10.96.0.0/16", "10.97.0.0/16", "192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24", "240.0.0.0/8",
+    "fd98::/64", "fd96::/64", "2001:db8::/64",
+)  # fmt: skip
 SILENT = "10.97.0.1"  # where nobody answers
 UNKNOWN = "192.0.2.99"  # what a name that no test declared resolves to
 NOWHERE = Locality()
+_WORLDS = itertools.count(1)
 _EVER = "2024-01-01T00:00:00Z"
 
 
@@ -119,7 +123,8 @@ class World:
         self.directory = directory
         self.files = directory / "files"
         self.files.mkdir()
-        self.namespace = Namespace(f"world-{os.getpid()}")
+        self.number = next(_WORLDS)
+        self.namespace = Namespace(f"world-{os.getpid()}-{self.number}")
         self.cases = itertools.count(1)
         self.links = itertools.count(2)
         self.addresses = (f"10.98.{n // 250}.{n % 250 + 1}" for n in itertools.count())
@@ -142,9 +147,11 @@ class World:
         run("ip", "netns", "add", self.namespace.name)
         self._closing.callback(subprocess.run, ["ip", "netns", "del", self.namespace.name], check=False, capture_output=True)
         self.namespace.ip("link set lo up")
-        run("ip", "netns", "exec", self.namespace.name, "sysctl", "-qw", "net.ipv4.ip_forward=1")
+        # Applications listen below the ports that connections take for their own ends.
+        settings = ("net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1", "net.ipv4.ip_local_port_range=50000 60999")
+        run("ip", "netns", "exec", self.namespace.name, "sysctl", "-qw", *settings)
         for network in WORLD:
-            self.namespace.ip(f"route add local {network} dev lo")
+            self.namespace.ip(f"{'-6 ' if ':' in network else ''}route add local {network} dev lo")
         self.namespace.ip(f"route add blackhole {SILENT}/32 table local")
         self.applications = Applications(self.namespace.listen, self.certificate, self.authority.path)
         self._closing.callback(self.applications.close)
@@ -240,10 +247,12 @@ class Mesh:
         self.authority = world.authority
         self.objects: dict[tuple[str, str, str], dict[str, Any]] = {}
         self.steps = itertools.count(1)
+        self._closing = contextlib.ExitStack()
 
     def close(self) -> None:
         for pod in self.pods:
             pod.close()
+        self._closing.close()
         (self.world.files / f"{self.namespace}.yaml").unlink(missing_ok=True)
         own = f"{self.namespace}-steps"  # the next test's pods must not see this one's listeners any more
         eventually(lambda: all(s["namespace"] != own for s in self.world.debug("registryz")), f"{own} to be forgotten")
@@ -314,8 +323,10 @@ class Mesh:
     # Services and applications
 
     def application(self, name: str, address: str | None = None, ports: Iterable[int] = ()) -> Application:
-        """An application in the world, without a sidecar. It is there for good; another one at its address replaces it."""
-        return self.world.applications.add(name, address or next(self.world.addresses), ports)
+        """An application in the world, without a sidecar, until the test ends. Another one at its address replaces it."""
+        application = self.world.applications.add(name, address or next(self.world.addresses), ports)
+        self._closing.callback(self.world.applications.remove, application)
+        return application
 
     def service(
         self,
@@ -404,22 +415,25 @@ class Mesh:
         mode: Mode = Mode.REDIRECT,
         capture: str | None = None,
         known: bool = True,
+        families: str = "4",
         locality: Locality = NOWHERE,
         **node: Any,
     ) -> "Pod":
         """A pod with a sidecar, started, and with an application on `ports`.
 
         `capture` is the program that installs its capture rules, by default those of its `mode`. `known`: there is a Pod object for it.
+        `families` are those of the addresses that it is known by: "4", "6" or "46".
         """
         pod = Pod(self, name, namespace or self.namespace, next(self.world.links))
         self.pods.append(pod)
         own = {"app": name, **(labels or {})}
+        addresses = tuple({"4": pod.address, "6": pod.address6}[family] for family in families)
         if known:
-            self.put(_pod(name, pod.mesh_namespace, own, pod.address, None))
+            self.put(_pod(name, pod.mesh_namespace, own, addresses[0], None, addresses))
         rules = {Mode.REDIRECT: REDIRECT, Mode.TPROXY: TPROXY, Mode.NONE: ""}[mode] if capture is None else capture
         pod.open(rules, ports)
         pod.start(Node(
-            name=name, namespace=pod.mesh_namespace, addresses=(pod.address,), labels=own, service_account="default", mode=mode,
+            name=name, namespace=pod.mesh_namespace, addresses=addresses, labels=own, service_account="default", mode=mode,
             locality=locality, **node,
         ))  # fmt: skip
         return pod
@@ -430,7 +444,9 @@ def _target(port: Mapping[str, Any]) -> int:
     return target if isinstance(target, int) else int(port["port"])
 
 
-def _pod(name: str, namespace: str, labels: Mapping[str, str], address: str, node: str | None) -> dict[str, Any]:
+def _pod(
+    name: str, namespace: str, labels: Mapping[str, str], address: str, node: str | None, addresses: Iterable[str] = ()
+) -> dict[str, Any]:
     return {
         "apiVersion": "v1",
         "kind": "Pod",
@@ -439,7 +455,7 @@ def _pod(name: str, namespace: str, labels: Mapping[str, str], address: str, nod
         "status": {
             "phase": "Running",
             "podIP": address,
-            "podIPs": [{"ip": address}],
+            "podIPs": [{"ip": ip} for ip in addresses or (address,)],
             "conditions": [{"type": "Ready", "status": "True"}],
         },
     }
@@ -462,9 +478,10 @@ class Pod:
         self.name = name
         self.mesh_namespace = namespace
         self.link = link
-        self.address = f"10.99.{link}.2"
-        self.gateway = f"10.99.{link}.1"
-        self.namespace = Namespace(f"pod-{os.getpid()}-{link}")
+        network = link * 4
+        self.gateway, self.address = (f"10.99.{network // 256}.{network % 256 + n}" for n in (1, 2))
+        self.gateway6, self.address6 = (f"fd99::{network + n:x}" for n in (1, 2))
+        self.namespace = Namespace(f"pod-{os.getpid()}-{mesh.world.number}-{link}")
         self.directory = Path(tempfile.mkdtemp(prefix="pod"))
         self.process: subprocess.Popen[bytes] | None = None
         self.application = Application(name, self.address)
@@ -480,20 +497,25 @@ class Pod:
         (resolver / "resolv.conf").write_text(f"nameserver {self.gateway}\noptions timeout:1 attempts:1\n")
         pod.ip("link set lo up")
         world.ip(f"link add veth{self.link} type veth peer name eth0 netns {pod.name}")
-        for namespace, link, address in ((world, f"veth{self.link}", self.gateway), (pod, "eth0", self.address)):
-            namespace.ip(f"addr add {address}/24 dev {link}")
+        ends = ((world, f"veth{self.link}", self.gateway, self.gateway6), (pod, "eth0", self.address, self.address6))
+        for namespace, link, v4, v6 in ends:
+            namespace.ip(f"addr add {v4}/30 dev {link}")
+            namespace.ip(f"addr add {v6}/126 dev {link} nodad")
             namespace.ip(f"link set {link} up")
+        pod.ip("addr add ::6/128 dev lo")  # what Istio's capture gives a pod, for a proxy's connections to its own workload
         pod.ip(f"route add default via {self.gateway}")
+        pod.ip(f"-6 route add default via {self.gateway6}")
         pod.sh(rules)
         self._applications = Applications(pod.listen, self.mesh.world.certificate, self.mesh.world.authority.path)
-        for address in (self.address, "127.0.0.1"):
+        for address in (self.address, self.address6, "127.0.0.1", "::1"):
             self._applications.put(self.application, address)
         for port in ports:
             self._applications.open(port)
 
     def start(self, node: Node) -> None:
         """Run Envoy; returns when it is ready, and so has all its first configuration."""
-        message = bootstrap(node, f"{self.gateway}:{GRPC}", ports=Ports(admin=ADMIN, listen="0.0.0.0"), statistics=None)
+        ports = Ports(admin=ADMIN, admin_address="127.0.0.1", listen="0.0.0.0")
+        message = bootstrap(node, f"{self.gateway}:{GRPC}", ports=ports, statistics=None)
         config = self.directory / "envoy.pb"
         config.write_bytes(message.SerializeToString())
         config.chmod(0o644)
@@ -579,10 +601,7 @@ class Pod:
         found = next((resolves[host + domain] for domain in domains if host + domain in resolves), None)
         if found is not None:
             return found
-        with contextlib.suppress(OSError):
-            socket.inet_aton(host)
-            return host
-        return UNKNOWN
+        return host if is_ip(host) else UNKNOWN
 
     def connect(self, host: str, port: int) -> socket.socket:
         """A connection to `host`, which may be `unix:///path`, or `unix://@name` for a socket in the abstract namespace."""
