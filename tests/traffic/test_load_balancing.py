@@ -112,17 +112,19 @@ class TestLocality:
         mesh.apply(rule("unused", ""))
         return services
 
-    @pytest.fixture(scope="class", params=["its node", "its bootstrap", "its label"])
+    @pytest.fixture(scope="class")
     @classmethod
-    def client(cls, request: pytest.FixtureRequest, mesh: Mesh, services: dict[str, Service]) -> Pod:
+    def client(cls, mesh: Mesh, services: dict[str, Service]) -> Pod:
         assert services
-        labels = {"tier": "a"}
-        match request.param:
-            case "its node":
-                return mesh.pod("by-node", labels, host=f"{mesh.namespace}-rack1", known=False)
-            case "its bootstrap":
-                return mesh.pod("by-bootstrap", labels, locality=HERE, known=False)
-        return mesh.pod("by-label", {**labels, "istio-locality": "north.n1.rack1"})
+        return mesh.pod("here", {"tier": "a"}, locality=HERE, known=False)
+
+    @pytest.mark.parametrize("by", ["node", "label"])
+    def test_where_a_client_is(self, mesh: Mesh, client: Pod, by: str) -> None:
+        if by == "node":
+            client = mesh.pod("by-node", host=f"{mesh.namespace}-rack1", known=False)
+        else:
+            client = mesh.pod("by-label", {"istio-locality": "north.n1.rack1"})
+        assert set(client.many("http://near/", 10)) == {"near-rack1"}
 
     @pytest.mark.parametrize(
         ("host", "places"),

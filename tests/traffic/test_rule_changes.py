@@ -175,6 +175,7 @@ def test_policies_change(mesh: Mesh, client: Pod) -> None:
         {"connectionPool": {"http": {"maxRequestsPerConnection": 10}, "tcp": {"connectTimeout": "3s"}}},
         {"connectionPool": {"http": {"h2UpgradePolicy": "UPGRADE"}}},
         {"proxyProtocol": {"version": "V2"}},
+        {"tls": {"mode": "SIMPLE", "insecureSkipVerify": True}},
         {},
     ]
     with calling(client, "http://reviews/") as calls:
