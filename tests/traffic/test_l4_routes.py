@@ -1,6 +1,7 @@
 """VirtualService `tcp` and `tls`: where connections go that are forwarded as bytes."""
 
 import ssl
+import threading
 from collections import Counter
 
 import pytest
@@ -191,6 +192,67 @@ class TestTcp:
         app.service("pods", {"v1": 2}, TCP, headless=True)
         app.apply(rule("[{match: [{port: 3306}], route: [{destination: {host: pods}}]}]"))
         assert servers(app.pod("client"), "app", 3306, 20).keys() == {"pods-v1-0", "pods-v1-1"}
+
+    def test_rules_of_all_kinds_are_each_for_their_ports(self, app: Mesh) -> None:
+        ports = [
+            {"name": "http", "port": 80, "targetPort": 8080},
+            {"name": "tcp", "port": 3306},
+            {"name": "tls", "port": 8443},
+            {"name": "any", "port": 9090},
+        ]
+        app.service("many", ports=ports)
+        app.service("web")
+        app.service("secure", ports=TLS)
+        host = f"many.{app.namespace}.svc.cluster.local"
+        app.apply(f"""
+            apiVersion: networking.istio.io/v1
+            kind: VirtualService
+            metadata: {{name: many}}
+            spec:
+              hosts: [many]
+              http: [{{route: [{{destination: {{host: web}}}}]}}]
+              tcp: [{{route: [{{destination: {{host: other}}}}]}}]
+              tls: [{{match: [{{sniHosts: [{host}]}}], route: [{{destination: {{host: secure}}}}]}}]
+        """)
+        client = app.pod("client")
+        assert client.get("http://many/").server == client.get("http://many:9090/").server == "web-v1"
+        assert servers(client, "many", 3306) == servers(client, "many", 9090) == {"other-v1": 6}
+        call = client.tls("many", 8443, host)
+        assert call is not None
+        assert call.server == "secure-v1"
+
+    def test_a_canary_takes_over_without_a_failed_connection(self, app: Mesh) -> None:
+        def split(v1: int, v2: int) -> str:
+            return rule(f"""[{{match: [{{port: 3306}}], route: [{{destination: {{host: app, subset: v1}}, weight: {v1}}},
+                {{destination: {{host: app, subset: v2}}, weight: {v2}}}]}}]""")
+
+        app.apply(split(100, 0))
+        client = app.pod("client")
+        seen: list[str] = []
+        done = threading.Event()
+
+        def call() -> None:
+            while not done.is_set():
+                try:
+                    answer = client.tcp("app", 3306, BYTES)
+                except OSError as e:
+                    seen.append(repr(e))
+                else:
+                    seen.append("" if answer is None else answer.server)
+
+        threads = [threading.Thread(target=call) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        try:
+            for share in (50, 100):
+                app.apply(split(100 - share, share))
+                eventually(lambda: "app-v2" in servers(client, "app", 3306, 10))
+            eventually(lambda: servers(client, "app", 3306, 10) == {"app-v2": 10})
+        finally:
+            done.set()
+            for thread in threads:
+                thread.join()
+        assert set(seen) == {"app-v1", "app-v2"}
 
     def test_a_rule_comes_changes_and_goes(self, app: Mesh) -> None:
         client = app.pod("client")

@@ -85,6 +85,16 @@ class TestHosts:
             assert ruled(client, "http://app/", host=host) == "rule", host
         assert ruled(client, "http://app/", host="wild.test") is None
 
+    def test_an_address_that_no_service_has(self, app: Mesh) -> None:
+        app.apply(rule("[203.0.113.9]", "v2"))
+        assert app.pod("client").many("http://203.0.113.9/", 4) == {"app-v2": 4}
+
+    def test_every_service(self, app: Mesh) -> None:
+        app.service("more")
+        app.apply(rule("['*']", "v2", more="exportTo: ['.']"))
+        client = app.pod("client")
+        assert client.many("http://app/", 4) == client.many("http://more/", 4) == {"app-v2": 4}
+
     def test_a_name_that_no_service_has_is_served_on_the_ports_of_the_rule_s_services(self, app: Mesh) -> None:
         app.service("more", ports=[{"name": "http", "port": 9080, "targetPort": 8080}])
         app.apply(rule("[more, nobody.test]", "v2"))
