@@ -2,7 +2,7 @@
 
 from ipaddress import ip_address, ip_network
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from xds.envoy.filter_chains import Draft, Match, first_match
@@ -42,6 +42,7 @@ def found(chains: list[Draft], address: str, name: str) -> str:
 
 
 @given(rules)
+@settings(deadline=None)
 def test_the_first_rule_that_matches_a_connection_takes_it(matches: list[Match]) -> None:
     chains = list(first_match(Draft(match, filters=None, name=str(number)) for number, match in enumerate(matches)))
     for address in ADDRESSES:
@@ -51,6 +52,7 @@ def test_the_first_rule_that_matches_a_connection_takes_it(matches: list[Match])
 
 
 @given(rules)
+@settings(deadline=None)
 def test_no_two_chains_take_the_same(matches: list[Match]) -> None:
     """Envoy refuses a listener in which they do."""
     chains = list(first_match(Draft(match, filters=None) for match in matches))
