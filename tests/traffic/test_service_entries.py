@@ -735,3 +735,138 @@ def test_a_bad_entry_harms_only_itself(mesh: Mesh) -> None:
     assert answer(client, "http://one.example.com/") == "one"
     assert answer(client, "http://two.example.com/") == UNKNOWN
     assert {problem.split()[1] for problem in mesh.problems()} == {f"both.{mesh.namespace}:", f"name.{mesh.namespace}:"}
+
+
+# More of the same port, and of the same host
+
+
+def test_a_protocol_that_is_not_given_is_found_out(mesh: Mesh) -> None:
+    one = mesh.application("one", ports=[9010])
+    static(mesh, "one.example.com", one, "{number: 9010, name: some}")
+    client = mesh.pod("client")
+    assert answer(client, "http://one.example.com:9010/") == "one"
+    assert tcp(client, ELSEWHERE, 9010) == "one"
+    assert tls(client, ELSEWHERE, 9010, "server.test") == "one"
+
+
+def test_http_and_tls_share_a_port(mesh: Mesh) -> None:
+    plain, secure = (mesh.application(name, ports=[9011]) for name in ("plain", "secure"))
+    static(mesh, "plain.example.com", plain, "{number: 9011, name: http, protocol: HTTP}")
+    static(mesh, "secure.example.com", secure, "{number: 9011, name: tls, protocol: TLS}")
+    client = mesh.pod("client")
+    assert answer(client, "http://plain.example.com:9011/") == "plain"
+    assert tls(client, ELSEWHERE, 9011, "secure.example.com") == "secure"
+    assert tls(client, ELSEWHERE, 9011, "other.example.com") not in ("secure", "plain", "")
+
+
+def test_http_of_a_service_and_tcp_of_any_address_share_a_port(mesh: Mesh) -> None:
+    web = mesh.service("web", ports=[{"name": "http", "port": 9012}])
+    raw = mesh.service("raw", ports=[{"name": "tcp", "port": 9012}])
+    anywhere = mesh.application("anywhere", ports=[9012])
+    static(mesh, "any.example.com", anywhere, "{number: 9012, name: tcp, protocol: TCP}")
+    client = mesh.pod("client")
+    assert answer(client, f"http://{web.host}:9012/") == "web-v1"
+    assert tcp(client, raw.address, 9012) == "raw-v1"
+    assert tcp(client, ELSEWHERE, 9012) == "anywhere"
+
+
+def test_plain_and_secure_ports_of_one_host(mesh: Mesh) -> None:
+    """Istio's task "Egress TLS Origination": HTTP to port 80 goes to 443 in TLS, and the application's own TLS there too."""
+    one = mesh.application("one", ports=[443])
+    mesh.world.names["edition.example.com"] = [one.address]
+    entry(
+        mesh,
+        "edition",
+        """
+hosts: [edition.example.com]
+ports:
+- {number: 80, name: http-port, protocol: HTTP, targetPort: 443}
+- {number: 443, name: https-port, protocol: HTTPS}
+resolution: DNS
+""",
+    )
+    mesh.apply(f"""
+        apiVersion: networking.istio.io/v1
+        kind: DestinationRule
+        metadata: {{name: originate-tls}}
+        spec:
+          host: edition.example.com
+          trafficPolicy:
+            portLevelSettings:
+            - port: {{number: 80}}
+              tls: {{mode: SIMPLE, caCertificates: {mesh.authority.path}}}
+    """)
+    client = mesh.pod("client")
+    call = client.get("http://edition.example.com/politics").call
+    assert call is not None
+    assert (call.server, call.port, call.tls, call.sni) == ("one", 443, True, "edition.example.com")
+    assert tls(client, UNKNOWN, 443, "edition.example.com") == "one"
+
+
+def test_an_entry_without_endpoints_answers_503(mesh: Mesh) -> None:
+    entry(mesh, "none", f"{{hosts: [none.example.com], ports: [{HTTP}], resolution: STATIC}}")
+    assert answer(mesh.pod("client"), "http://none.example.com/") == "503"
+
+
+@pytest.mark.parametrize("resolution", ["DNS", "DNS_ROUND_ROBIN"])
+def test_names_are_resolved_for_tcp_and_tls_too(mesh: Mesh, resolution: str) -> None:
+    one = mesh.application("one", ports=[9013, 9014])
+    mesh.world.names["bytes.example.com"] = [one.address]
+    ports = "{number: 9013, name: tcp, protocol: TCP}, {number: 9014, name: tls, protocol: TLS}"
+    entry(mesh, "one", f"{{hosts: [bytes.example.com], addresses: [192.0.2.80], ports: [{ports}], resolution: {resolution}}}")
+    client = mesh.pod("client")
+    assert tcp(client, "192.0.2.80", 9013) == "one"
+    assert tls(client, "192.0.2.80", 9014, "bytes.example.com") == "one"
+
+
+def test_an_external_name_is_another_name_of_an_entry(mesh: Mesh) -> None:
+    one = mesh.application("one", ports=[80])
+    static(mesh, "one.example.com", one)
+    mesh.apply("""
+        apiVersion: v1
+        kind: Service
+        metadata: {name: alias}
+        spec: {type: ExternalName, externalName: one.example.com}
+    """)
+    assert answer(mesh.pod("client"), "http://alias/") == "one"
+
+
+def test_a_sidecar_imports_entries_by_host(mesh: Mesh) -> None:
+    one, two, wild = (mesh.application(name, ports=[80]) for name in ("one", "two", "wild"))
+    for host, application in (("one.example.com", one), ("two.example.com", two), ("*.wild.example.com", wild)):
+        static(mesh, host, application)
+    client = mesh.pod("client")
+
+    def seen() -> set[str]:
+        names = ("one.example.com", "two.example.com", "a.wild.example.com")
+        return {answer(client, f"http://{name}/") for name in names} - {"502"}
+
+    for hosts, expected in (
+        (["*/one.example.com", "*/*.wild.example.com"], {"one", "wild"}),
+        (["./*.example.com"], {"one", "two", "wild"}),
+        ([f"{mesh.namespace}/two.example.com"], {"two"}),
+    ):
+        sidecar(mesh, f"egress: [{{hosts: {hosts}}}]\noutboundTrafficPolicy: {{mode: REGISTRY_ONLY}}")
+        eventually(lambda expected=expected: seen() == expected, f"{hosts} to give {expected}")  # type: ignore[misc]
+
+
+def test_addresses_and_ports_change_live(mesh: Mesh) -> None:
+    one = mesh.application("one", ports=[9015, 9016])
+    client = mesh.pod("client")
+    first, second = "{number: 9015, name: tcp, protocol: TCP}", "{number: 9016, name: tcp, protocol: TCP}"
+    static(mesh, "one.example.com", one, first, "addresses: [192.0.2.90]")
+    eventually(lambda: tcp(client, "192.0.2.90", 9015) == "one")
+    static(mesh, "one.example.com", one, first, "addresses: [192.0.2.91]")
+    eventually(lambda: (tcp(client, "192.0.2.90", 9015), tcp(client, "192.0.2.91", 9015)) == ("192.0.2.90", "one"))
+    static(mesh, "one.example.com", one, second, "addresses: [192.0.2.91]")
+    eventually(lambda: (tcp(client, "192.0.2.91", 9015), tcp(client, "192.0.2.91", 9016)) == ("192.0.2.91", "one"))
+    static(mesh, "one.example.com", one, second)
+    eventually(lambda: tcp(client, "192.0.2.92", 9016) == "one")
+
+
+def test_the_port_of_a_host_header_counts_for_nothing(mesh: Mesh) -> None:
+    one = mesh.application("one", ports=[80])
+    static(mesh, "one.example.com", one)
+    client = mesh.pod("client")
+    for host in ("one.example.com:80", "one.example.com:8080", "one.example.com."):
+        assert client.get("http://one.example.com/", host=host).server == "one", host

@@ -394,6 +394,70 @@ def test_a_listeners_protocol_stands_over_its_services_port(mesh: Mesh) -> None:
     assert (call.server, call.protocol) == ("own-v1", "TCP")
 
 
+def test_a_listener_of_tls_tells_its_hosts_by_server_name(mesh: Mesh) -> None:
+    one, two = mesh.application("one", ports=[8443]), mesh.application("two", ports=[8443])
+    for name, application in (("one", one), ("two", two)):
+        mesh.apply(f"""
+            apiVersion: networking.istio.io/v1
+            kind: ServiceEntry
+            metadata: {{name: {name}}}
+            spec:
+              hosts: [{name}.example.com]
+              ports: [{{number: 8443, name: tls, protocol: TLS}}]
+              resolution: STATIC
+              endpoints: [{{address: {application.address}}}]
+        """)
+    listener = "{port: {number: 8443, protocol: TLS, name: tls}, bind: 127.0.0.1, captureMode: NONE, hosts: ['./*']}"
+    sidecar(mesh, f"egress: [{listener}]")
+    client = mesh.pod("client")
+    for name in ("one", "two"):
+        call = client.tls("127.0.0.1", 8443, f"{name}.example.com")
+        assert call is not None
+        assert call.server == name
+
+
+def test_a_listener_may_be_a_forward_proxy(mesh: Mesh) -> None:
+    """Protocol HTTP_PROXY: callers name the service, and its port, in the request line."""
+    web = mesh.service("web", ports=({"name": "http", "port": 80, "targetPort": 8080}, {"name": "http-two", "port": 8081}))
+    hidden = mesh.service("hidden", namespace=f"{mesh.namespace}-a")
+    sidecar(
+        mesh,
+        f"""
+egress:
+- port: {{number: 3128, protocol: HTTP_PROXY, name: proxy}}
+  bind: 127.0.0.1
+  captureMode: NONE
+  hosts: [./*]
+{REGISTRY_ONLY}
+""",
+    )
+    client = mesh.pod("client")
+    with client.connect("127.0.0.1", 3128) as connection:
+        connection.settimeout(20)
+        for url, expected in (
+            (f"http://{web.host}/", b'"port":8080'),
+            (f"http://{web.host}:8081/", b'"port":8081'),
+            (f"http://{hidden.host}/", b" 502 "),
+        ):
+            connection.sendall(f"GET {url} HTTP/1.1\r\nhost: {url[7:-1]}\r\n\r\n".encode())
+            assert expected in connection.recv(65536), url
+
+
+def test_an_empty_selector_selects_every_workload(mesh: Mesh) -> None:
+    mesh.service("own")
+    sidecar(mesh, f"workloadSelector: {{labels: {{}}}}\n{hosts('~/*')}")
+    client = mesh.pod("client")
+    assert answer(client, "http://own/") == BLOCKED
+
+
+def test_without_capture_services_are_called_on_the_loopback_address(mesh: Mesh) -> None:
+    """Interception mode NONE, and no Sidecar: the application calls the proxy, which tells services by their hosts."""
+    one, two = mesh.service("one"), mesh.service("two")
+    client = mesh.pod("client", mode=Mode.NONE)
+    for service in (one, two):
+        assert answer(client, f"http://{service.host}/", at="127.0.0.1") == f"{service.name}-v1"
+
+
 def test_a_workload_without_capture_calls_what_its_sidecar_listens_for(mesh: Mesh) -> None:
     """The reference page's MySQL example: mode NONE, a listener on the loopback address, and a ServiceEntry for it."""
     mesh.world.names["mysql.foo.com"] = ["203.0.113.33"]
