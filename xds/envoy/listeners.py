@@ -57,7 +57,7 @@ def outbound_listener(view: View, client: Client, bind: Bind, policy: OutboundTr
             inbound=False, config=config, client=client, protocol=protocol, http=True, port=bind.port, dynamic_dns=bind.dynamic_dns
         )
         match = Match(transport=RAW, applications=PLAIN_HTTP) if bind.detects else EVERYTHING
-        manager = connection_manager(chain, f"outbound_{bind.name}", bind.route)
+        manager = connection_manager(chain, f"outbound_{bind.name}", bind.route, absolute_urls=bind.proxy)
         drafts.append(Draft(match, network_filters(chain, manager)))
     for target in bind.targets:
         for draft in target_chains(view, client, bind, target):

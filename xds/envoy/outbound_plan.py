@@ -64,6 +64,7 @@ class Bind(msgspec.Struct, frozen=True):
     targets: tuple[Target, ...] = ()
     wildcard: bool = False  # takes what comes to any address, unless another listener has that address
     dynamic_dns: bool = False  # some of its HTTP services are names that are resolved when they are called
+    proxy: bool = False  # a forward proxy
 
     @property
     def detects(self) -> bool:
@@ -120,6 +121,7 @@ class _Draft:
         self.route = ""
         self.grpc_web = False
         self.dynamic_dns = False
+        self.proxy = False
         self.targets: list[Target] = []
 
     def bind(self, name: str) -> Bind:
@@ -133,6 +135,7 @@ class _Draft:
             targets=tuple(self.targets),
             wildcard=self.addresses[0] in WILDCARDS,
             dynamic_dns=self.dynamic_dns,
+            proxy=self.proxy,
         )
 
 
@@ -174,6 +177,9 @@ class _Planner:
 
     def add(self, index: int, egress: Egress) -> None:
         """Add what one egress listener asks for."""
+        if egress.proxy:
+            self.add_proxy(index, egress)
+            return
         is_unix = egress.bind.startswith(UNIX)
         is_catch_all = not egress.port and not is_unix
         if is_catch_all:
@@ -199,6 +205,19 @@ class _Planner:
             every = tuple(port for ports in http.values() for port in ports)
             self.routes[HTTP_PROXY] = RouteNeed(0, every, egress=index)
 
+    def add_proxy(self, index: int, egress: Egress) -> None:
+        """Add a forward proxy: one listener for the HTTP of all ports of its services."""
+        addresses = (egress.bind,) if egress.bind else loopbacks(self.client)
+        name = f"{addresses[0]}_{egress.port}"
+        if name in self.reserved or name in self.drafts:
+            return
+        draft = self.drafts[name] = _Draft(addresses, egress.port, captured=False)
+        services = [(service, port) for service, port in self.shown(egress) if not port.protocol.is_tcp]
+        draft.route, draft.proxy = f"{addresses[0]}:{egress.port}", True
+        draft.dynamic_dns = any(service.resolution is Resolution.DYNAMIC_DNS for service, _ in services)
+        every = tuple((service.hostname, service.namespace, port.number) for service, port in services)
+        self.routes[draft.route] = RouteNeed(0, every, egress=index)
+
     def shown(self, egress: Egress) -> Iterator[tuple[Service, Port]]:
         """The service ports that an egress listener shows, in its order. A listener for one port shows just that one."""
         for hostname, namespace in egress.hosts:
@@ -206,7 +225,7 @@ class _Planner:
             if service is None or service.namespace != namespace:
                 continue
             for port in service.ports:
-                if port.protocol is not Protocol.UDP and egress.port in (0, port.number):
+                if port.protocol is not Protocol.UDP and (egress.proxy or egress.port in (0, port.number)):
                     yield service, port
 
     def place(self, asked: _Asked) -> bool:

@@ -235,6 +235,7 @@ class Egress(msgspec.Struct, frozen=True):
     protocol: Protocol = Protocol.AUTO
     bind: str = ""
     captured: bool = True  # captureMode is not NONE
+    proxy: bool = False  # a forward proxy: callers name service and port in their requests
 
 
 class Inbound(msgspec.Struct, frozen=True):

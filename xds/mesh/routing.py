@@ -148,7 +148,8 @@ class Routings(Visibility):
         if imports is None:
             return (Egress(hosts=self.visible(scope.namespace)),)
         return tuple(
-            Egress(hosts=self.imported(scope, i), port=i.port, protocol=i.protocol, bind=i.bind, captured=i.captured) for i in imports
+            Egress(self.imported(scope, i), port=i.port, protocol=i.protocol, bind=i.bind, captured=i.captured, proxy=i.proxy)
+            for i in imports
         )
 
     @flow.derived
