@@ -2,7 +2,8 @@
 
 `/metrics` Prometheus · `/healthz` the process lives · `/readyz` every source is synced and every server answers ·
 `/debug/syncz` proxies and how far each is · `/debug/configz` objects with problems · `/debug/errors` translations that fail ·
-`/debug/registryz` services · `/debug/why` the objects behind a proxy's resources · `/debug/memory` what is held, by kind.
+`/debug/registryz` services · `/debug/why` the objects behind a proxy's resources · `/debug/memory` what is held, by kind ·
+`POST /v3/discovery:clusters` and its siblings: xDS over REST.
 """
 
 import os
@@ -12,12 +13,15 @@ from typing import Any
 
 import msgspec
 from aiohttp import web
+from google.protobuf import json_format
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from xds import pb
 from xds.discovery.client import node
+from xds.discovery.fetch import KINDS
 from xds.discovery.server import Server
-from xds.errors import ConfigError
+from xds.errors import ConfigError, ProtocolError
 from xds.mesh.workloads import claim
 from xds.reasons import explained
 from xds.serving import Control, errors
@@ -45,6 +49,8 @@ class Admin:
             app.router.add_get(f"/debug/{name}", _json(answer))
         app.router.add_get("/debug/why", self._why)
         app.router.add_get("/debug/", self._index)
+        for kind, type_url in KINDS.items():
+            app.router.add_post(f"/v3/discovery:{kind}", self._fetch(type_url))
         self._runner = web.AppRunner(app, access_log=None)
         await self._runner.setup()
         host, _, port = address.rpartition(":")
@@ -91,6 +97,24 @@ class Admin:
         classes = self._control.classes
         found = explained(classes, classes.connected(claimed.name, claimed.namespace) or claimed)
         return web.json_response({url: {r.name: objects for r, objects in resources} for url, resources in found.items()})
+
+    def _fetch(self, type_url: str) -> Callable[[web.Request], Any]:
+        """xDS over REST: a DiscoveryRequest as JSON, answered in kind; 304 where the client has this version."""
+
+        async def handle(call: web.Request) -> web.Response:
+            try:
+                request = json_format.Parse(await call.text(), pb.DiscoveryRequest(), ignore_unknown_fields=True, descriptor_pool=pb.POOL)
+                data = await self._server.fetch(type_url, request)
+            except (json_format.ParseError, UnicodeDecodeError) as e:
+                return web.Response(status=400, text=f"not a DiscoveryRequest: {e}\n")
+            except ProtocolError as e:
+                return web.Response(status=400 if e.status == "INVALID_ARGUMENT" else 503, text=f"{e.reason}\n")
+            if data is None:
+                return web.Response(status=304)
+            response = pb.DiscoveryResponse.FromString(data)
+            return web.Response(text=json_format.MessageToJson(response, descriptor_pool=pb.POOL), content_type="application/json")
+
+        return handle
 
     async def _index(self, _: web.Request) -> web.Response:
         return web.json_response({"endpoints": [*(f"/debug/{name}" for name in self._debug()), "/debug/why?as=POD.NAMESPACE"]})

@@ -1,19 +1,22 @@
 """`xds proxies`."""
 
 import sys
+from collections import Counter
+from datetime import UTC, datetime
 from typing import Any
 
 import click
 import msgspec
 import yaml
 from rich.box import SIMPLE_HEAD
+from rich.markup import escape
 from rich.table import Table
 
 from xds.cli import EXIT_FAILED
 from xds.cli.addresses import ask
 from xds.cli.tables import terminal
 
-COLUMNS = ("cds", "eds", "lds", "rds")
+COLUMNS = ("CDS", "EDS", "LDS", "RDS")  # always; others where some proxy asks for them
 
 
 @click.command()
@@ -22,9 +25,9 @@ COLUMNS = ("cds", "eds", "lds", "rds")
 )
 @click.option("-o", "output", type=click.Choice(["table", "yaml", "json"]), default="table", show_default=True)
 def command(server: str, output: str) -> None:
-    """List the connected proxies and how far each has come: SYNCED, STALE, NACK or NOT SENT, by type.
+    """List the connected proxies and how far each has come: SYNCED, STALE (sent, not acknowledged), NACK or NOT SENT, by type.
 
-    The exit code is 1 when a proxy has rejected something.
+    A version that is not the one of most proxies is marked. The exit code is 1 when a proxy has rejected something.
 
     \b
     Example:
@@ -42,9 +45,22 @@ def command(server: str, output: str) -> None:
 
 
 def _table(proxies: list[dict[str, Any]]) -> Table:
-    table = Table("PROXY", "CLASS", *map(str.upper, COLUMNS), "SINCE", "LAST ERROR", box=SIMPLE_HEAD, pad_edge=False)
-    for proxy in sorted(proxies, key=lambda p: str(p["node"])):
-        states = [proxy["types"].get(name, {}).get("status", "-") for name in COLUMNS]
-        error = next((k["error"] for k in proxy["types"].values() if k.get("error")), "")
-        table.add_row(str(proxy["node"]), str(proxy["assignment"]), *states, str(proxy["connected"])[:19], str(error)[:100])
+    usual, _ = next(iter(Counter(proxy["version"] for proxy in proxies).most_common(1)), ("", 0))
+    kinds = [*COLUMNS, *sorted({kind.upper() for proxy in proxies for kind in proxy["types"]} - set(COLUMNS))]
+    table = Table("PROXY", "CLASS", "VERSION", *kinds, "CONNECTED", "LAST ERROR", box=SIMPLE_HEAD, pad_edge=False)
+    for proxy in proxies:
+        states = [proxy["types"].get(kind.lower(), {}).get("status", "-") for kind in kinds]
+        version = proxy["version"] if proxy["version"] == usual else f"{proxy['version']} (most: {usual})"
+        errors = [f"{name}: {kind['error']}" for name, kind in proxy["types"].items() if kind["error"]]
+        cells = (proxy["node"], proxy["assignment"], version, *states, _since(proxy["connected"]), "; ".join(errors).partition("\n")[0])
+        table.add_row(*(escape(str(cell)) for cell in cells))
     return table
+
+
+def _since(connected: str) -> str:
+    """How long ago that is, in its largest unit."""
+    seconds = int((datetime.now(UTC) - datetime.fromisoformat(connected)).total_seconds())
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "m")):
+        if seconds >= size:
+            return f"{seconds // size}{unit} ago"
+    return f"{max(seconds, 0)}s ago"

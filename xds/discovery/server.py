@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import secrets
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -20,13 +20,15 @@ import structlog
 from prometheus_client.registry import CollectorRegistry
 
 from xds import pb
+from xds.discovery import csds, load
 from xds.discovery.budget import Budget
+from xds.discovery.fetch import fetch
 from xds.discovery.metrics import Metrics
 from xds.discovery.protocol import DeltaRequest, DeltaSession, Responses, Session, SotwSession
 from xds.discovery.protocol import types as t
 from xds.discovery.resources import Provider
 from xds.discovery.status import ProxyStatus
-from xds.discovery.stream import Stream
+from xds.discovery.stream import Stream, identity_of
 from xds.errors import ConfigError, ProtocolError
 
 log = structlog.get_logger()
@@ -68,13 +70,13 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
         """ProtocolError where `request` asks for too much."""
         delta = isinstance(session, DeltaSession)
         names = request.resource_names_subscribe if delta else request.resource_names
-        if not names:
-            return
         type_url = session.only or request.type_url
         watch = session.watches.get(type_url)
         if watch is None and len(session.watches) >= self.types:
             raise ProtocolError("RESOURCE_EXHAUSTED", f"more than {self.types} types on one stream")
-        count = len(names) + (len(watch.subscription.names) if delta and watch is not None else 0)
+        if not names:
+            return
+        count = len(names) + (len(watch.asked.names) if delta and watch is not None else 0)
         if count > self.names:
             raise ProtocolError("RESOURCE_EXHAUSTED", f"subscription to {count} names of {type_url}; {self.names} are allowed")
         if max(map(len, names)) > self.name_bytes:
@@ -106,8 +108,10 @@ class Server:
         self.responses = Responses(identity, secrets.token_hex(4))
         self.metrics = Metrics()
         self.metrics.gauges = lambda: (len(self.streams), self.responses.encoded, self.unwritten.taken)
+        self.loads = load.Loads()
         if registry is not None:
             registry.register(self.metrics)
+            registry.register(self.loads)
         self.streams: set[Stream] = set()
         self.busy: set[Stream] = set()  # that have something to send
         self.writing: set[Stream] = set()
@@ -164,6 +168,11 @@ class Server:
                     self._quiet.clear()
                     await self._quiet.wait()
 
+    async def fetch(self, type_url: str, request: Any, peer_identity: str = "") -> bytes | None:
+        """One answer without a stream: a DiscoveryResponse, serialised; None where the client has it. ProtocolError where it may not."""
+        await self._admit()
+        return await fetch(self.provider, self.responses, type_url, request, peer_identity)
+
     def proxies(self) -> list[ProxyStatus]:
         """The streams that are open, by node."""
         return sorted((stream.status() for stream in self.streams), key=lambda status: (status.node, status.connected))
@@ -208,8 +217,51 @@ class Server:
             methods = {f"Delta{noun}": self._method(DeltaSession, only, DeltaRequest)}
             if sotw:
                 methods[f"Stream{noun}"] = self._method(SotwSession, only, pb.DiscoveryRequest)
+                if only:
+                    methods[f"Fetch{noun}"] = self._fetch_method(only)
             handlers.append(grpc.method_handlers_generic_handler(service, methods))
+        handlers.append(grpc.method_handlers_generic_handler(load.SERVICE, {"StreamLoadStats": self._load_method()}))
+        status = {"FetchClientStatus": self._status_method(), "StreamClientStatus": self._statuses_method()}
+        handlers.append(grpc.method_handlers_generic_handler(csds.SERVICE, status))
         return tuple(handlers)
+
+    def _fetch_method(self, type_url: str) -> grpc.RpcMethodHandler:
+        async def handle(request: Any, context: Any) -> bytes:
+            async with self._failing_well(context):
+                data = await self.fetch(type_url, request, identity_of(context))
+                if data is not None:
+                    return data
+            return pb.DiscoveryResponse(type_url=type_url, version_info=request.version_info).SerializeToString()
+
+        return grpc.unary_unary_rpc_method_handler(handle, request_deserializer=pb.DiscoveryRequest.FromString)
+
+    def _load_method(self) -> grpc.RpcMethodHandler:
+        async def handle(_: Any, context: Any) -> None:
+            async with self._failing_well(context):
+                await self.loads.receive(context)
+
+        return grpc.stream_stream_rpc_method_handler(
+            handle, request_deserializer=load.Request.FromString, response_serializer=load.Response.SerializeToString
+        )
+
+    def _status_method(self) -> grpc.RpcMethodHandler:
+        async def handle(request: Any, context: Any) -> Any:
+            async with self._failing_well(context):
+                return csds.answer(request, self.streams)
+
+        return grpc.unary_unary_rpc_method_handler(
+            handle, request_deserializer=csds.Request.FromString, response_serializer=csds.Response.SerializeToString
+        )
+
+    def _statuses_method(self) -> grpc.RpcMethodHandler:
+        async def handle(_: Any, context: Any) -> None:
+            async with self._failing_well(context):
+                while (request := await context.read()) is not grpc.aio.EOF:
+                    await context.write(csds.answer(request, self.streams))
+
+        return grpc.stream_stream_rpc_method_handler(
+            handle, request_deserializer=csds.Request.FromString, response_serializer=csds.Response.SerializeToString
+        )
 
     def _method(self, variant: type[Session], only: str, request: Any) -> grpc.RpcMethodHandler:
         async def handle(_: Any, context: Any) -> None:
@@ -218,9 +270,15 @@ class Server:
         return grpc.stream_stream_rpc_method_handler(handle, request_deserializer=request.FromString)
 
     async def _serve(self, context: Any, variant: type[Session], only: str) -> None:
-        try:
+        async with self._failing_well(context):
             await self._admit()
             await Stream(self, context, variant, only).serve()
+
+    @contextlib.asynccontextmanager
+    async def _failing_well(self, context: Any) -> AsyncIterator[None]:
+        """What goes wrong ends this call, with a status that says whose fault it is, and nothing else."""
+        try:
+            yield
         except* ProtocolError as group:
             failure = _first(group)
         except* Exception:

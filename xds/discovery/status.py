@@ -2,6 +2,7 @@
 
 import re
 from datetime import datetime
+from typing import Any
 
 import msgspec
 
@@ -31,6 +32,7 @@ class ProxyStatus(msgspec.Struct, frozen=True):
     """One stream. A proxy whose types are not aggregated has several."""
 
     node: str
+    version: str  # of the proxy, as it says: `envoy 1.40.0`
     assignment: str  # the class of the proxy
     peer: str
     identity: str  # verified, or empty
@@ -39,23 +41,31 @@ class ProxyStatus(msgspec.Struct, frozen=True):
     types: dict[str, TypeStatus]  # by short name: cds, eds, …
 
 
+def version_of(node: Any) -> str:
+    """Name and version of a proxy's program."""
+    number = node.user_agent_build_version.version
+    version = f"{number.major_number}.{number.minor_number}.{number.patch}" if node.HasField("user_agent_build_version") else ""
+    return f"{node.user_agent_name} {version or node.user_agent_version}".strip()
+
+
 def type_statuses(session: Session) -> dict[str, TypeStatus]:
     """The status of every type that `session` serves."""
     watches = sorted(session.watches.values(), key=lambda watch: watch.rules.order)
     return {watch.rules.short: _status(watch) for watch in watches}
 
 
-def _status(watch: Watch) -> TypeStatus:
+def state(watch: Watch) -> str:
+    """SYNCED, STALE (sent, not yet acknowledged), NACK or NOT SENT."""
     if watch.rejected or watch.trials:
-        status = "NACK"
-    elif watch.unacked:
-        status = "STALE"
-    elif watch.sequence:
-        status = "SYNCED"
-    else:
-        status = "NOT SENT"
+        return "NACK"
+    if watch.unacked:
+        return "STALE"
+    return "SYNCED" if watch.sequence else "NOT SENT"
+
+
+def _status(watch: Watch) -> TypeStatus:
     return TypeStatus(
-        status=status,
+        status=state(watch),
         sent=watch.sent_version,
         acked=watch.acked_version,
         resources=None if watch.subscription.wildcard else len(watch.subscription.names),

@@ -11,7 +11,7 @@ import structlog
 from xds import pb
 from xds.discovery.protocol import DeltaSession, Nack, Session
 from xds.discovery.resources import Assignment
-from xds.discovery.status import ProxyStatus, readable, type_statuses
+from xds.discovery.status import ProxyStatus, readable, type_statuses, version_of
 from xds.errors import ProtocolError
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ class Stream:
         self.node: Any = pb.Node()
         self.node_metadata: dict[str, Any] = {}
         self.peer: str = context.peer()
-        self.peer_identity = _identity(context)
+        self.peer_identity = identity_of(context)
         self.connected = datetime.now(UTC)
         self.pieces = variant is DeltaSession and not only
         self.session = variant(server.responses, self._changed, only)
@@ -53,7 +53,7 @@ class Stream:
         first = await self.context.read()
         if first is grpc.aio.EOF:
             return
-        self._introduce(first)
+        self.node, self.node_metadata = introduced(first)
         structlog.contextvars.bind_contextvars(proxy=self.node.id, peer=self.peer)
         await self.server.provider.prepare(self)
         assignment = self.server.provider.open(self)
@@ -94,6 +94,7 @@ class Stream:
         assignment = self.session.assignment
         return ProxyStatus(
             node=self.node.id,
+            version=version_of(self.node),
             assignment="" if assignment is None else assignment.name,
             peer=self.peer,
             identity=self.peer_identity,
@@ -101,14 +102,6 @@ class Stream:
             variant=_variant(self.session),
             types=type_statuses(self.session),
         )
-
-    def _introduce(self, first: Any) -> None:
-        """Take the node from the first request, but not its 500 extensions, nor the memory of the request (N1)."""
-        if not first.node.id:
-            raise ProtocolError("INVALID_ARGUMENT", "the first request of a stream must hold a node with an id")
-        first.node.ClearField("extensions")
-        self.node = pb.Node.FromString(first.node.SerializeToString())
-        self.node_metadata = _plain(self.node.metadata)
 
     def _changed(self) -> None:
         if not self._changed_at:
@@ -118,9 +111,11 @@ class Stream:
 
     def _receive(self, request: Any) -> None:
         self.server.limits.check(request, self.session)
-        if request.HasField("node") and request.node.id != self.node.id:
+        if request.node.id not in {"", self.node.id}:
             raise ProtocolError("INVALID_ARGUMENT", "a stream belongs to one node")  # N2
         nack = self.session.receive(request)
+        if self.session.expired:
+            self.server.metrics.expired_nonces[self.session.expired] += 1
         if nack is not None:
             self._report(nack)
 
@@ -188,11 +183,20 @@ class Stream:
             server.resting.discard(self)
 
 
+def introduced(first: Any) -> tuple[Any, dict[str, Any]]:
+    """The node of a first request, but not its 500 extensions, nor the memory of the request, and its metadata (N1)."""
+    if not first.node.id:
+        raise ProtocolError("INVALID_ARGUMENT", "the first request of a stream must hold a node with an id")
+    first.node.ClearField("extensions")
+    node = pb.Node.FromString(first.node.SerializeToString())
+    return node, _plain(node.metadata)
+
+
 def _variant(session: Session) -> str:
     return type(session).__name__.removesuffix("Session").lower()
 
 
-def _identity(context: Any) -> str:
+def identity_of(context: Any) -> str:
     """The SPIFFE ID of the client's verified certificate."""
     auth = context.auth_context() or {}
     for value in (*auth.get("peer_spiffe_id", ()), *auth.get("peer_uri", ())):

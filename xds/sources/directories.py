@@ -80,9 +80,9 @@ def present(roots: Iterable[str], suffixes: tuple[str, ...]) -> tuple[dict[str, 
         path = todo.pop()
         try:
             status = Path(path).stat()
-            if not stat.S_ISDIR(status.st_mode):
+            if stat.S_ISREG(status.st_mode):  # a pipe or socket would be read for ever
                 found[path] = (status.st_dev, status.st_ino, status.st_size, status.st_ctime_ns)
-            elif (status.st_dev, status.st_ino) not in entered:
+            elif stat.S_ISDIR(status.st_mode) and (status.st_dev, status.st_ino) not in entered:
                 entered.add((status.st_dev, status.st_ino))
                 with os.scandir(path) as entries:
                     todo += [entry.path for entry in entries if _is_wanted(entry, suffixes)]

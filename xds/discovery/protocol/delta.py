@@ -27,9 +27,12 @@ class DeltaSession(Session):
             return None
         nack = None
         nonce: str = request.response_nonce
+        self.expired = ""
         if nonce:
             response = watch.settle(nonce)
-            if response is not None:
+            if response is None:
+                self.expired = watch.rules.short
+            else:
                 if request.HasField("error_detail"):
                     nack = self._reject(watch, response, request.error_detail.message)
                 else:

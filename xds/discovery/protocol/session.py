@@ -149,6 +149,7 @@ class Session:
         self.assignment: Assignment | None = None
         self.watches: dict[str, Watch] = {}
         self.wake_at: float | None = None  # when `due` should be asked again though nothing else happens
+        self.expired = ""  # the type of the last request, where its nonce was of a response that has been superseded
         self._ordered: list[Watch] = []
         self._tables = NONE  # route tables that the client holds, so that it can take virtual hosts of them
         self._awaited = NONE  # assignments that changed clusters wait for, while EDS has not been asked for yet

@@ -39,7 +39,8 @@ class SotwSession(Session):
                 nack = self._reject(watch, response, request.error_detail.message)
             else:
                 self._accept(watch, response)
-        if nonce and not latest:
+        self.expired = watch.rules.short if nonce and not latest else ""
+        if self.expired:
             return nack  # V4: a newer request with all the names follows
         if self._subscribe(watch, names):
             return nack
