@@ -103,7 +103,7 @@ def test_proxies_shows_it_in_sync(node: Node, proxy: Proxy) -> None:
     assert ran.code == 0
     (line,) = [line.split() for line in ran.out.splitlines() if "productpage" in line]
     assert line[:2] == ["sidecar~127.0.1.1~productpage-v1.default~default.svc.cluster.local", "productpage-v1.default"]
-    assert line[2:6] == ["SYNCED"] * 4
+    assert line[2:8] == ["envoy", "1.40.0"] + ["SYNCED"] * 4
     (found,) = json.loads(xds("proxies", *server, "-o", "json").out)
     assert (found["variant"], found["types"]["cds"]["status"]) == ("delta", "SYNCED")
 

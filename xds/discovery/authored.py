@@ -233,7 +233,7 @@ def _module(file: Path, text: str) -> Iterator[Entry | Problem]:
     except SyntaxError as e:
         yield Problem("$", f"not Python: {e.msg}", f"{file}:{e.lineno or 1}")
         return
-    except Exception as e:  # noqa: BLE001 - the author's code may raise anything
+    except (Exception, SystemExit) as e:  # noqa: BLE001 - the author's code may raise anything
         yield _raised(e, file, 1)
         return
     finally:
@@ -256,7 +256,7 @@ def _called(name: str, function: types.FunctionType, file: Path) -> Iterator[Ent
         returned = function()
         several = isinstance(returned, Iterable) and not isinstance(returned, (dict, str, bytes))
         values = list(returned) if several else [returned]
-    except Exception as e:  # noqa: BLE001 - the author's code may raise anything
+    except (Exception, SystemExit) as e:  # noqa: BLE001 - the author's code may raise anything
         yield _raised(e, file, line)
         return
     for index, value in enumerate(values):
@@ -295,7 +295,7 @@ def _converted(value: Any) -> Message:
         raise Fault("$", f"not a {full_name}: {e}") from None
 
 
-def _raised(error: Exception, file: Path, line: int) -> Problem:
+def _raised(error: BaseException, file: Path, line: int) -> Problem:
     """The innermost line of the file itself is where the author looks first."""
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file) and frame.lineno]
     return Problem("$", f"{type(error).__name__}: {error}", f"{file}:{lines[-1] if lines else line}")
@@ -306,4 +306,11 @@ def _pattern(text: str) -> re.Pattern[str]:
 
 
 def _json(value: Any) -> str:
+    """Metadata knows no integers: 1 and 1.0 are one."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    elif isinstance(value, list):
+        return f"[{','.join(map(_json, value))}]"
+    elif isinstance(value, dict):
+        return f"{{{','.join(f'{_json(str(key))}:{_json(value[key])}' for key in sorted(value, key=str))}}}"
     return msgspec.json.encode(value, order="deterministic").decode()

@@ -25,6 +25,7 @@ class Caller:
         self.node = node
         self.node_metadata = metadata
         self.peer_identity = peer_identity
+        self.pieces = False
 
     def assign(self, assignment: Assignment) -> None:
         """It is gone before anything changes."""

@@ -95,6 +95,9 @@ class Resource(msgspec.Struct, frozen=True, eq=False, dict=True):
             other.version, other.name, other.type_url,
         )  # fmt: skip
 
+    def __ne__(self, other: object) -> bool:  # a Struct has its own
+        return not self == other
+
     def __hash__(self) -> int:
         return hash((self.version, self.name))
 

@@ -12,10 +12,11 @@ from typing import Any
 from xds import flow, pb
 from xds.discovery.resources import Assignable, Assignment, Group
 from xds.envoy.feeds import Feed
+from xds.envoy.proxyless import Proxyless
 from xds.envoy.translation import Shares, Translation
 from xds.mesh.model import Locality
 from xds.mesh.store import Mesh
-from xds.mesh.workloads import Claim, claim
+from xds.mesh.workloads import PROXYLESS, Claim, claim
 
 CLUSTER, ENDPOINTS, LISTENER, ROUTES = map(pb.type_url, (pb.Cluster, pb.ClusterLoadAssignment, pb.Listener, pb.RouteConfiguration))
 VIRTUAL_HOSTS = pb.type_url(pb.VirtualHost)
@@ -47,6 +48,7 @@ class Classes:
     def __init__(self, mesh: Mesh) -> None:
         self.mesh = mesh
         self.translation = Translation(mesh)
+        self.proxyless = Proxyless(self.translation)
         self._watch = flow.Watch()  # the shares of claims
         self._feeds: dict[FeedKey, Feed] = {}
         self._numbers = itertools.count()
@@ -229,6 +231,9 @@ class Classes:
         return assignment
 
     def _plan(self, shares: Shares) -> Iterator[tuple[FeedKey, str, Iterable[flow.Node], flow.Node | None, Any]]:
+        if shares.inbound.client.kind == PROXYLESS:
+            yield from self._proxyless_plan(shares)
+            return
         t, scope, inbound = self.translation, shares.scope, shares.inbound
         c, e, li, r = shares.clusters, shares.endpoints, shares.listeners, shares.routes
         yield (
@@ -248,6 +253,14 @@ class Classes:
         yield (("routes", (scope, r)), ROUTES, (), t.route_names.node(scope, r), lambda k: t.route.node(scope, r, *k))
         for table in shares.pieces:
             yield (("virtual hosts", (scope, r), table), VIRTUAL_HOSTS, (t.virtual_hosts.node(scope, r, table),), None, None)
+
+    def _proxyless_plan(self, shares: Shares) -> Iterator[tuple[FeedKey, str, Iterable[flow.Node], flow.Node | None, Any]]:
+        p, scope = self.proxyless, shares.scope
+        c, e, r = shares.clusters, shares.endpoints, shares.routes
+        yield ("gRPC clusters", (scope, c)), CLUSTER, (), p.hosts.node(scope, c, "clusters"), lambda k: p.clusters.node(scope, c, *k)
+        yield ("gRPC endpoints", (scope, e)), ENDPOINTS, (), p.hosts.node(scope, e, "endpoints"), lambda k: p.assignments.node(scope, e, *k)
+        yield ("gRPC listeners", (scope, r)), LISTENER, (), p.hosts.node(scope, r, "listeners"), lambda k: p.listeners.node(scope, r, *k)
+        yield ("gRPC routes", (scope, r)), ROUTES, (), p.hosts.node(scope, r, "routes"), lambda k: p.routes.node(scope, r, *k)
 
 
 def _compute(node: flow.Node) -> Any:

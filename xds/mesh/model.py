@@ -174,7 +174,7 @@ class Client(msgspec.Struct, frozen=True, cache_hash=True):
     network: str = ""
     node: str = ""  # the Kubernetes node it runs on
     mode: Mode = Mode.REDIRECT
-    kind: str = "sidecar"  # or `router`
+    kind: str = "sidecar"  # or `router`, or `grpc`: a client without a proxy
     domain: str = "cluster.local"  # cluster DNS domain
     http10: bool = False  # node metadata HTTP10: serve HTTP/1.0 too
     workload: str = ""

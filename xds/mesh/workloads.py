@@ -16,6 +16,7 @@ from xds.mesh.model import Client, Labels, Locality, Mode
 from xds.mesh.services import Services, as_labels
 from xds.objects.meta import Ref
 
+PROXYLESS = "grpc"  # the kind of a gRPC client without a proxy; in its node's metadata, GENERATOR (Istio)
 ROUTE_TABLES = "ROUTE_TABLES"  # node metadata
 PIECES = "pieces"
 INTERCEPTION = "sidecar.istio.io/interceptionMode"
@@ -73,7 +74,7 @@ def claim(node_id: str, metadata: Mapping[str, Any], locality: Locality = NOWHER
     labels = metadata.get("LABELS")
     mode = _text(metadata, "INTERCEPTION_MODE")
     return Claim(
-        kind=kind,
+        kind=PROXYLESS if metadata.get("GENERATOR") == PROXYLESS else kind,
         name=name or workload or _text(metadata, "NAME") or node_id,
         namespace=namespace,
         domain=domain.partition(".svc.")[2] or "cluster.local",

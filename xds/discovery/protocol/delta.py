@@ -4,13 +4,15 @@ from typing import Any
 
 from xds.discovery import wire
 from xds.discovery.protocol.holdings import holdings, recalled
-from xds.discovery.protocol.knowledge import Known
+from xds.discovery.protocol.knowledge import ABSENT, Groups, Known
 from xds.discovery.protocol.resolution import members, resolved
 from xds.discovery.protocol.response import Response
 from xds.discovery.protocol.session import Nack, Session, Watch
 from xds.discovery.protocol.subscription import WILDCARD, Names, Subscription
 from xds.discovery.protocol.types import ROUTE, VIRTUAL_HOST, rules_of
 from xds.discovery.resources import Resource
+
+NO_HOST = "/_"
 
 
 class DeltaSession(Session):
@@ -57,6 +59,16 @@ class DeltaSession(Session):
             self._hold_tables(subscription.names - lacking)
         elif type_url == VIRTUAL_HOST:
             self._fill(watch, self._tables)
+            tables = self.watches[ROUTE].subscription.names if ROUTE in self.watches else ()
+            watch.force(frozenset(name for table in tables for name in _hosts(groups, table) if name.endswith(NO_HOST)))
+
+    def sent(self, response: Response, now: float) -> None:
+        """As for any variant; virtual hosts follow a route table that the client did not have: what came before it was dropped (X4)."""
+        super().sent(response, now)
+        hosts = self.watches.get(VIRTUAL_HOST) if response.rules.type_url == ROUTE else None
+        if hosts is not None:
+            fresh = [resource.name for resource in response.resources if response.before.held(resource.name) == ABSENT]
+            hosts.force(frozenset(name for table in fresh for name in _hosts(hosts.known.groups, table)))
 
     def _subscribe(self, watch: Watch, subscribe: Names, unsubscribe: Names) -> None:
         before, groups = watch.subscription, watch.known.groups
@@ -114,3 +126,13 @@ class DeltaSession(Session):
         response = Response(watch.rules, sequence, nonce, data, (), (), len(alive), known, known, None)
         response.heartbeat = True
         return response
+
+
+def _hosts(groups: Groups, table: str) -> list[str]:
+    """The virtual hosts of a route table that are in groups of no table; one that does not exist where it has none at all.
+
+    The client waits to hear of some.
+    """
+    if not any(not group.table for group in groups) or any(group.table == table for group in groups):
+        return []
+    return [name for group in groups for name in group.resources if name.rpartition("/")[0] == table] or [table + NO_HOST]
