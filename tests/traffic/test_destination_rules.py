@@ -141,6 +141,45 @@ class TestWhichApplies:
         assert list(applied.values()) == [["1", "1", ""], ["", "1", ""], ["", "", "1"]]
 
 
+class TestChanges:
+    def test_clients_follow_what_a_rule_is_exported_to_and_for(self, mesh: Mesh) -> None:
+        services = f"{mesh.namespace}-moving"
+        for name in ("first", "second"):
+            mesh.service(name, namespace=services)
+        hosts = [f"{name}.{services}.svc.cluster.local" for name in ("first", "second")]
+        near, far = mesh.pod("moving"), mesh.pod("moved", namespace=f"{mesh.namespace}-moved")
+        steps = [
+            (hosts[0], "*", ["1", "", "1", ""]),
+            (hosts[0], ".", ["", "", "", ""]),
+            (hosts[0], mesh.namespace, ["1", "", "", ""]),
+            (hosts[1], mesh.namespace, ["", "1", "", ""]),
+            (hosts[1], far.mesh_namespace, ["", "", "", "1"]),
+            (f"*.{services}.svc.cluster.local", "*", ["1", "1", "1", "1"]),
+        ]
+        for host, to, expected in steps:
+            mesh.apply(rule(host, services, name="moving", more=f", exportTo: ['{to}']"))
+            eventually(lambda expected=expected: [found(pod, h) for pod in (near, far) for h in hosts] == expected)
+        mesh.delete("DestinationRule", "moving", services)
+        eventually(lambda: [found(pod, h) for pod in (near, far) for h in hosts] == [""] * 4)
+
+    def test_under_a_sidecar_too_the_rules_of_a_service_s_namespace_and_of_the_root_apply(self, mesh: Mesh) -> None:
+        services, clients = f"{mesh.namespace}-shown", f"{mesh.namespace}-narrow"
+        for name in ("by-owner", "by-root"):
+            mesh.service(name, namespace=services)
+        mesh.apply(
+            rule(f"by-owner.{services}.svc.cluster.local", services, "V1", name="by-owner")
+            + rule(f"by-root.{services}.svc.cluster.local", ROOT, "V2", name=f"{mesh.namespace}-by-root")
+            + f"""
+    apiVersion: networking.istio.io/v1
+    kind: Sidecar
+    metadata: {{name: default, namespace: {clients}}}
+    spec: {{egress: [{{hosts: ["{services}/*"]}}]}}
+    """
+        )
+        client = mesh.pod("narrow", namespace=clients)
+        assert [found(client, f"{name}.{services}") for name in ("by-owner", "by-root")] == ["1", "2"]
+
+
 class TestWorkloadSelector:
     def test_a_rule_that_selects_is_for_the_namespace_s_workloads_with_all_labels(self, mesh: Mesh) -> None:
         mesh.service("picky")
@@ -157,6 +196,9 @@ class TestWorkloadSelector:
         mesh.delete("DestinationRule", "for-all")
         eventually(lambda: found(half, "picky") == "")
         assert found(chosen, "picky") == "2"
+        pod = mesh.objects["Pod", mesh.namespace, "half"]
+        mesh.put({**pod, "metadata": {**pod["metadata"], "labels": {"app": "half", "role": "caller", "tier": "front"}}})
+        eventually(lambda: found(half, "picky") == "2")
 
 
 class TestSubsets:

@@ -134,13 +134,18 @@ def test_subsets_come_before_the_routes_to_them_and_go_after(mesh: Mesh, client:
 
 def test_subsets_and_routes_may_come_and_go_in_one_step(mesh: Mesh, client: Pod) -> None:
     with calling(client, "http://reviews/") as calls:
-        for _ in range(4):
+        for _ in range(3):
             mesh.put(route(v1=100), quiet=True)
             mesh.put(rule("v1"))
             calls.only(*V1)
             del mesh.objects["DestinationRule", mesh.namespace, "reviews"]
-            del mesh.objects["VirtualService", mesh.namespace, "reviews"]
-            mesh.write()
+            mesh.delete("VirtualService", "reviews")
+            calls.only(*V1, *V2)
+            mesh.put(route(v2=100), quiet=True)
+            mesh.put(rule("v2"))
+            calls.only(*V2)
+            mesh.put(rule("v1"), quiet=True)  # without v2, which the rule that goes led to
+            mesh.delete("VirtualService", "reviews")
             calls.only(*V1, *V2)
 
 
@@ -202,6 +207,32 @@ def test_a_held_request_is_answered_though_its_rule_changes(mesh: Mesh, client: 
         application.release.set()
     thread.join()
     assert answers[0] in V1
+
+
+def test_new_connections_follow_the_rules_and_none_is_refused(mesh: Mesh, client: Pod) -> None:
+    mesh.service("raw", {"v1": 1, "v2": 1}, [{"name": "tcp", "port": 9000}])
+    host = {"host": "raw", "trafficPolicy": {"connectionPool": {"tcp": {"idleTimeout": "30s"}}}}
+    parts = {**host, "subsets": [{"name": v, "labels": {"version": v}} for v in ("v1", "v2")]}
+
+    def tcp(*versions: str) -> dict[str, Any]:
+        routes = [{"destination": {"host": "raw", "subset": v}, "weight": 50 if len(versions) > 1 else 100} for v in versions]
+        return {**route(), "metadata": {"name": "raw"}, "spec": {"hosts": ["raw"], "tcp": [{"route": routes}]}}
+
+    def call() -> str:
+        answer = client.tcp("raw", 9000)
+        return "closed" if answer is None else answer.server
+
+    client.settle()
+    with Calling(call) as calls:
+        calls.only("raw-v1", "raw-v2")
+        mesh.put({**rule(), "metadata": {"name": "raw"}, "spec": parts}, quiet=True)
+        for versions in (("v1",), ("v1", "v2"), ("v2",)):
+            mesh.put(tcp(*versions))
+            calls.only(*(f"raw-{v}" for v in versions))
+        mesh.put({**rule(), "metadata": {"name": "raw"}, "spec": host}, quiet=True)
+        mesh.delete("VirtualService", "raw")
+        calls.only("raw-v1", "raw-v2")
+    assert set(calls.seen) == {"raw-v1", "raw-v2"}
 
 
 def test_an_open_tcp_connection_outlives_changes_of_its_rule(mesh: Mesh, client: Pod) -> None:

@@ -16,7 +16,7 @@ def file_ref(path: str) -> Ref:
 class Claims:
     """The documents of all files, by object. The first document of the first file, sorted by path, has the object.
 
-    What no file claims any more is deleted only after `patience` seconds.
+    What no file claims any more is deleted only after `patience` seconds, and what changed with it as late.
     """
 
     def __init__(self, patience: float) -> None:
@@ -28,7 +28,7 @@ class Claims:
 
     @property
     def due(self) -> float | None:
-        """When the next deletion is to be taken, None while nothing has vanished."""
+        """When the next deletion is to be taken, and all that waits for it; None while nothing has vanished."""
         return min(self._vanished.values()) + self.patience if self._vanished else None
 
     def replace(self, path: str, documents: Sequence[Decoded]) -> None:
@@ -57,13 +57,21 @@ class Claims:
             self._files.pop(path, None)
 
     def settle(self, now: float) -> Iterator[Change]:
-        """What has changed since the last time, and what vanished long enough ago."""
+        """What has changed since the last time, and what vanished long enough ago.
+
+        While something has vanished that may come back, all else waits with it: who deletes a rule and changes another in one step
+        means neither without the other.
+        """
         for ref in self._changed:
             if self._claimants[ref]:
                 self._vanished.pop(ref, None)
-                yield self._change(ref)
             else:
-                self._vanished[ref] = now
+                self._vanished.setdefault(ref, now)
+        if self.due is not None and now < self.due:
+            return
+        for ref in self._changed:
+            if self._claimants[ref]:
+                yield self._change(ref)
         self._changed = {}
         for ref, since in list(self._vanished.items()):
             if now >= since + self.patience:

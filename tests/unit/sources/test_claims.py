@@ -76,6 +76,20 @@ def test_what_vanishes_is_deleted_after_the_patience() -> None:
     assert claims.due is None
 
 
+def test_what_changes_with_a_deletion_waits_for_it() -> None:
+    other = Ref("ConfigMap", "default", "other")
+    claims = Claims(PATIENCE)
+    claims.replace("a.yaml", [document("a", "a.yaml:1"), document("1", "a.yaml:5", other)])
+    settle(claims)
+    claims.replace("a.yaml", [document("2", "a.yaml:1", other)])
+    assert settle(claims, 100) == []
+    changed, deleted = settle(claims, 100 + PATIENCE)
+    assert (changed.ref, value(changed)) == (other, "2")
+    assert deleted == Change(THING)
+    claims.replace("a.yaml", [document("3", "a.yaml:1", other)])
+    assert [value(change) for change in settle(claims, 200)] == ["3"]
+
+
 def test_an_object_that_moves_to_another_file_is_not_deleted_in_between() -> None:
     claims = Claims(PATIENCE)
     claims.replace("a.yaml", [document("a", "a.yaml:1")])
