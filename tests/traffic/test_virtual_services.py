@@ -85,6 +85,12 @@ class TestHosts:
             assert ruled(client, "http://app/", host=host) == "rule", host
         assert ruled(client, "http://app/", host="wild.test") is None
 
+    def test_a_name_with_a_dot_is_no_short_name(self, app: Mesh) -> None:
+        app.apply(rule(f"[app.{app.namespace}]", "v2"))
+        client = app.pod("client")
+        assert ruled(client, f"http://app.{app.namespace}/") == "rule"
+        assert ruled(client, "http://app/") is None
+
     def test_an_address_that_no_service_has(self, app: Mesh) -> None:
         app.apply(rule("[203.0.113.9]", "v2"))
         assert app.pod("client").many("http://203.0.113.9/", 4) == {"app-v2": 4}

@@ -312,25 +312,26 @@ class Translation(flow.Graph):
     def route_table(self, scope: Scope, client: Client, name: str) -> "RouteTable | None":
         """One route table as a set of virtual hosts.
 
-        Of two virtual hosts that claim a domain the older has it: Envoy refuses a table in which a domain stands twice.
+        Of two virtual hosts that claim a domain the older has it: Envoy refuses a table in which a domain stands twice. What a
+        VirtualService says of just the name that was called, `reviews.prod`, goes before what the name is short for.
         """
         need = self.route_need(scope, client, name)
         if need is None:
             return None
         form = ANY_HOST if need.sniffed else PROXIED if need.port == 0 else SHARED
         taken = Taken()
-        made = dict(zip(need.services, self._hosts(scope, client, need.services, form, taken), strict=True))
-        of_namespace: dict[str, list[ServicePort]] = {}
-        for key in need.services:
-            of_namespace.setdefault(key[1], []).append(key)
         others: list[VirtualHost] = []
         if form != ANY_HOST:
             for host in self._rule_hosts(scope, client, need.port):
                 if not taken.of(host.domains):
                     others.append(host)
                     taken.add(host.domains)
-            if not taken.of(("*",)):
-                others.append(self._catch_all(scope))
+        made = dict(zip(need.services, self._hosts(scope, client, need.services, form, taken), strict=True))
+        of_namespace: dict[str, list[ServicePort]] = {}
+        for key in need.services:
+            of_namespace.setdefault(key[1], []).append(key)
+        if form != ANY_HOST and not taken.of(("*",)):
+            others.append(self._catch_all(scope))
         segments = {where: Segment.of(tuple(keys), (made[key] for key in keys)) for where, keys in of_namespace.items()}
         elsewhere: frozenset[str] = frozenset().union(*(host.shortened for host in others))
         elsewhere = elsewhere.union(*(host.shortened - {where} for where, segment in segments.items() for host in segment.hosts))

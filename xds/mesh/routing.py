@@ -100,9 +100,10 @@ class Routings(Visibility):
     def _named(self, scope: Scope, host: str) -> Iterator[ServiceKey]:
         """The services of the scope that a rule's host names."""
         if not host.startswith("*"):
-            namespace = self.lookup(scope, host)
+            hostname = self.resolved(host)
+            namespace = self.lookup(scope, hostname)
             if namespace is not None:
-                yield host, namespace
+                yield hostname, namespace
             return
         for egress in self.egress(scope):
             yield from (key for key in egress.hosts if covers(host, key[0]))
