@@ -132,7 +132,8 @@ class TestWhy:
 
     def test_an_inbound_listener(self) -> None:
         assert self.why("listeners", "127.0.1.1_9080") == {
-            "EndpointSlice productpage-1.default", "Service productpage.default", "Sidecar productpage-v1.default",
+            "EndpointSlice productpage-1.default", "Pod productpage-v1.default", "Service productpage.default",
+            "Sidecar productpage-v1.default",
         }  # fmt: skip
 
 
