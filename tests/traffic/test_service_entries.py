@@ -515,6 +515,47 @@ def test_the_servers_certificate_must_be_for_one_of_the_names(mesh: Mesh) -> Non
         eventually(lambda found=found, expected=expected: found() == expected, f"{names} to give {expected}")  # type: ignore[misc]
 
 
+def test_an_entry_for_a_kubernetes_service_adds_names_to_its_certificate(mesh: Mesh) -> None:
+    web = mesh.service("web", ports=[{"name": "http", "port": 80, "targetPort": 8443}])
+    mesh.apply(f"""
+        apiVersion: networking.istio.io/v1
+        kind: DestinationRule
+        metadata: {{name: web}}
+        spec:
+          host: {web.host}
+          trafficPolicy: {{tls: {{mode: SIMPLE, caCertificates: {mesh.authority.path}}}}}
+    """)
+    client = mesh.pod("client")
+    assert client.get("http://web/", host=web.host).status == 503  # the certificate is not for the host
+    entry(mesh, "web", f"{{hosts: [{web.host}], ports: [{HTTP}], resolution: STATIC, subjectAltNames: [server.test]}}")
+    eventually(lambda: client.get("http://web/", host=web.host).status == 200)
+
+
+def test_bytes_go_in_tls_with_the_clients_certificate(mesh: Mesh) -> None:
+    """The reference page's MongoDB on virtual machines."""
+    database = mesh.application("mongo", ports=[27018])
+    port = "{number: 27018, name: mongodb, protocol: MONGO}"
+    static(mesh, "mymongodb.somedomain", database, port, "addresses: [192.0.2.128/26], location: MESH_INTERNAL")
+    certificate, key = mesh.world.certificate
+    mesh.apply(f"""
+        apiVersion: networking.istio.io/v1
+        kind: DestinationRule
+        metadata: {{name: mtls-mongocluster}}
+        spec:
+          host: mymongodb.somedomain
+          trafficPolicy:
+            tls:
+              mode: MUTUAL
+              clientCertificate: {certificate}
+              privateKey: {key}
+              caCertificates: {mesh.authority.path}
+    """)
+    call = mesh.pod("client").tcp("192.0.2.140", 27018)
+    assert call is not None
+    assert (call.server, call.tls) == ("mongo", True)
+    assert "spiffe://cluster.local/ns/test/sa/server" in call.identity
+
+
 # Workloads
 
 

@@ -169,7 +169,7 @@ def test_on_ports_of_server_first_protocols_the_server_may_speak_first(mesh: Mes
 def test_udp_is_left_alone(mesh: Mesh) -> None:
     """DNS has both on one port: what is TCP of it is the mesh's."""
     mesh.service("dns", ports=[{"name": "dns", "port": 5353, "protocol": "UDP"}, {"name": "tcp-dns", "port": 5353}])
-    mesh.service("only", ports=[{"name": "udp", "port": 9999, "protocol": "UDP"}])
+    mesh.service("only", ports=[{"name": "udp", "port": 9999, "protocol": "UDP"}, {"name": "http", "port": 9998, "protocol": "SCTP"}])
     client = mesh.pod("client")
     assert called(client.tcp("dns", 5353)).server == "dns-v1"
     assert not any("only" in c["cluster"]["name"] for c in client.config("dynamic_active_clusters"))

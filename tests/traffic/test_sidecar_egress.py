@@ -458,6 +458,27 @@ def test_without_capture_services_are_called_on_the_loopback_address(mesh: Mesh)
         assert answer(client, f"http://{service.host}/", at="127.0.0.1") == f"{service.name}-v1"
 
 
+def test_a_listener_of_http_takes_its_services_port_for_http(mesh: Mesh) -> None:
+    mesh.service("own", ports=({"name": "tcp", "port": 9000},))
+    sidecar(mesh, f"egress:\n- port: {{number: 9000, protocol: HTTP, name: http}}\n  hosts: [./*]\n{REGISTRY_ONLY}")
+    client = mesh.pod("client")
+    reply = client.get("http://own:9000/")
+    assert reply.server == "own-v1"
+    assert reply.header("x-envoy-upstream-service-time") is not None
+    assert answer(client, "http://unknown.example.com:9000/") == BLOCKED
+
+
+def test_a_transparent_proxys_client_reaches_its_services(mesh: Mesh) -> None:
+    mesh.service("own")
+    raw = mesh.service("raw", ports=TCP)
+    client = mesh.pod("client", mode=Mode.TPROXY)
+    assert answer(client, "http://own/") == "own-v1"
+    call = client.tcp(raw.address, 9000)
+    assert call is not None
+    assert call.server == "raw-v1"
+    assert answer(client, "http://unknown.example.com/", at="198.51.100.7") == "198.51.100.7"
+
+
 def test_a_workload_without_capture_calls_what_its_sidecar_listens_for(mesh: Mesh) -> None:
     """The reference page's MySQL example: mode NONE, a listener on the loopback address, and a ServiceEntry for it."""
     mesh.world.names["mysql.foo.com"] = ["203.0.113.33"]

@@ -195,7 +195,8 @@ class _Planner:
             protocol = port.protocol if is_catch_all or egress.protocol is Protocol.AUTO else egress.protocol
             table = egress.bind if is_unix else f"{egress.bind}:{number}" if egress.bind else str(number)
             asked = _Asked(index, service, port, number, protocol, bind, bound, table)
-            if not port.protocol.is_tcp:
+            # A socket takes all ports of its services, of which some may not be HTTP; of one port the listener's word counts.
+            if not (port.protocol if is_unix else protocol).is_tcp:
                 http.setdefault(number, []).append(asked.service_port)
             if self.place(asked):
                 opened[table] = number

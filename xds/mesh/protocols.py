@@ -34,7 +34,7 @@ def service_port(number: int, name: str = "", transport: str = "TCP", app_protoc
 
     Of both, what is before the first `-` counts (`http-web`, but `grpc-web` is one word).
     """
-    if transport == "UDP":
+    if transport != "TCP":  # SCTP is as little a proxy's
         return Protocol.UDP
     if app_protocol is not None and (standard := _KUBERNETES.get(app_protocol.lower())):
         return standard

@@ -47,7 +47,9 @@ def entry_hosts(entry: api.ServiceEntry) -> Iterator[str]:
     return (host.lower().rstrip(".") for host in entry.spec.hosts)
 
 
-def kubernetes_service(service: api.Service, default_export: Iterable[str], aliases: tuple[str, ...]) -> Service:
+def kubernetes_service(
+    service: api.Service, default_export: Iterable[str], aliases: tuple[str, ...], subject_alt_names: tuple[str, ...] = ()
+) -> Service:
     """A Kubernetes Service (any type but ExternalName) in the model."""
     ref, spec, annotations = service.ref, service.spec, service.meta.annotations
     ips = tuple(ip for ip in spec.cluster_ips or (spec.cluster_ip,) if ip and ip != "None")
@@ -69,6 +71,7 @@ def kubernetes_service(service: api.Service, default_export: Iterable[str], alia
         node_local=spec.internal_traffic_policy == "Local",
         traffic_distribution=spec.traffic_distribution or annotations.get(TRAFFIC_DISTRIBUTION, ""),
         publish_not_ready=spec.publish_not_ready_addresses,
+        subject_alt_names=subject_alt_names,
     )
 
 
@@ -127,16 +130,20 @@ class Services(Settings):
 
     @flow.derived
     def service(self, hostname: str, namespace: str) -> Service | None:
-        """The service of this name in this namespace: a Kubernetes Service, else what all ServiceEntries for it make."""
+        """The service of this name in this namespace: a Kubernetes Service, else what all ServiceEntries for it make.
+
+        Istio: ServiceEntry `hosts`: of an entry for a Kubernetes Service, only the `subjectAltNames` count: they come on top.
+        """
         if not self.discovered(namespace):
             return None
         default = self.config().default_service_export_to
         name = kubernetes_name(hostname)
+        entries: list[api.ServiceEntry] = [self.item(ref) for ref in self.entries[hostname] if ref.namespace == namespace]
         if name is not None and name[1] == namespace:
             found: api.Service | None = self.item(Ref("Service", namespace, name[0]))
             if found is not None:
-                return None if _external_name(found) else kubernetes_service(found, default, self.aliases(hostname))
-        entries = [self.item(ref) for ref in self.entries[hostname] if ref.namespace == namespace]
+                subject_alt_names = tuple(dict.fromkeys(san for entry in entries for san in entry.spec.subject_alt_names))
+                return None if _external_name(found) else kubernetes_service(found, default, self.aliases(hostname), subject_alt_names)
         return entry_service(hostname, entries, default, self.aliases(hostname)) if entries else None
 
     @flow.derived
