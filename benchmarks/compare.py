@@ -44,7 +44,15 @@ class Subject:
     command: list[str]
     address: str
     ready: str
+    debug: str = ""  # where it says what it holds
     env: dict[str, str] = field(default_factory=dict)
+
+    def memory(self) -> Any:
+        """What it says that it holds, if it does."""
+        if not self.debug:
+            return None
+        with urllib.request.urlopen(self.debug) as answer:
+            return json.load(answer)
 
 
 def cpu_seconds(pid: int) -> float:
@@ -158,6 +166,7 @@ def measure(
                 figures[kind] = play(process, swarm, kube, scene, kind, options, base)
             print(f"  {kind}: p99 {figures[kind].get('p99_ms', float('nan')):.1f} ms", flush=True)
         figures["idle_cpu_s_per_s"] = _idle(process)
+        figures["memory"] = subject.memory()
         with profiled(process, profiles, "reconnect"):
             figures["reconnect"] = _timed(process, swarm, lambda: swarm.ask("drop", seconds=300))
         figures["final_rss_mb"] = process.rss()
@@ -282,6 +291,9 @@ def rows(figures: dict[str, Any]) -> Iterator[tuple[str, float]]:
         for name in COLUMNS:
             if name in figures.get(kind, ()):
                 yield f"{kind}: {name}", figures[kind][name]
+    for what in ("services", "endpoints", "classes", "proxies"):
+        if figures["memory"]:
+            yield f"memory: bytes each of {figures['memory'][what]['count']} {what}", figures["memory"][what]["bytes_each"]
     yield "idle, CPU s/s", figures["idle_cpu_s_per_s"]
     yield "RSS at the end, MB", figures["final_rss_mb"]
     yield "highest RSS, MB", figures["reconnect"]["peak_rss_mb"]
@@ -311,7 +323,8 @@ def ours(python: str, kube: Kube, name: str = "xds", env: dict[str, str] | None 
         python, "-m", "xds", "serve", "--kubeconfig", str(kube.kubeconfig), "--grpc-address", f"127.0.0.1:{grpc}",
         "--http-address", f"127.0.0.1:{http}", "--log-level", "warning",
     ]  # fmt: skip
-    return Subject(name, command, f"127.0.0.1:{grpc}", f"http://127.0.0.1:{http}/readyz", env or {})
+    own = f"http://127.0.0.1:{http}"
+    return Subject(name, command, f"127.0.0.1:{grpc}", f"{own}/readyz", f"{own}/debug/memory", env or {})
 
 
 def istiod(binary: str, kube: Kube) -> Subject:
@@ -321,7 +334,7 @@ def istiod(binary: str, kube: Kube) -> Subject:
         "--httpsAddr", "", "--secureGRPCAddr", "", "--monitoringAddr", "127.0.0.1:26014",
     ]  # fmt: skip
     env = {"POD_NAMESPACE": "istio-system", "INJECTION_WEBHOOK_CONFIG_NAME": "", "VALIDATION_WEBHOOK_CONFIG_NAME": ""}
-    return Subject("istiod", command, "127.0.0.1:26010", "http://127.0.0.1:26080/ready", env)
+    return Subject("istiod", command, "127.0.0.1:26010", "http://127.0.0.1:26080/ready", env=env)
 
 
 @contextmanager

@@ -231,6 +231,12 @@ class Derived(Generic[P, T]):
         self.defaults: tuple[Any, ...] = function.__defaults__ or ()
         self.nodes: dict[tuple[Any, ...], Node] = {}
 
+    @property
+    def argument_names(self) -> tuple[str, ...]:
+        """What its arguments are called."""
+        code = self.function.__func__.__code__ if isinstance(self.function, MethodType) else self.function.__code__
+        return code.co_varnames[1 : code.co_argcount]
+
     def node(self, *args: Any) -> Node:
         """The node of these arguments, which may not have been computed yet."""
         missing = self.arity - len(args)

@@ -8,7 +8,6 @@
 
 import os
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -18,6 +17,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from xds import pb
+from xds.admin import memory
 from xds.discovery.client import node
 from xds.discovery.fetch import KINDS
 from xds.discovery.server import Server
@@ -70,7 +70,7 @@ class Admin:
             "configz": self._control.mesh.problems,
             "registryz": self._control.mesh.registry,
             "errors": lambda: errors(self._control.mesh),
-            "memory": self._memory,
+            "memory": lambda: memory.report(self._control, self._server),
         }
 
     async def _metrics(self, _: web.Request) -> web.Response:
@@ -118,11 +118,6 @@ class Admin:
 
     async def _index(self, _: web.Request) -> web.Response:
         return web.json_response({"endpoints": [*(f"/debug/{name}" for name in self._debug()), "/debug/why?as=POD.NAMESPACE"]})
-
-    def _memory(self) -> dict[str, Any]:
-        page = os.sysconf("SC_PAGE_SIZE")
-        resident = int(Path("/proc/self/statm").read_text().split()[1]) * page
-        return {"rss_bytes": resident, "gc": self._control.collector.pauses(), **self._control.classes.sizes()}
 
 
 def _json(answer: Answer) -> Callable[[web.Request], Any]:

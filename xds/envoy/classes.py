@@ -5,7 +5,7 @@ watches the shares of each claim, so that a pod that gets a label, or a Sidecar 
 """
 
 import itertools
-from collections.abc import Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -169,20 +169,20 @@ class Classes:
                 yield node, error
         self._reported = {node: text for node, (text, _) in failing.items()}
 
-    def sizes(self) -> dict[str, Any]:
-        """How much is held, for `/debug/memory`."""
+    def sizes(self, size_of: Callable[[Any, set[int]], int]) -> tuple[dict[str, dict[str, int]], int, int]:
+        """How much is held: by type the groups and bytes of their resources, how many classes, and bytes of what they are made of.
+
+        `size_of` counts an object and what it refers to, but for the objects whose ids are in the set, to which it adds.
+        """
         held: dict[str, dict[str, int]] = {}
+        seen: set[int] = set()
         for feed in self._feeds.values():
             kind = held.setdefault(feed.group.type_url.rpartition(".")[2], {"groups": 0, "resources": 0, "bytes": 0})
             kind["groups"] += 1
             kind["resources"] += len(feed.group.resources)
-            kind["bytes"] += sum(r.size for r in feed.group.resources.values())
-        return {
-            "classes": len(self._assignments),
-            "claims": len(self._claims),
-            "groups": held,
-            "nodes": {d.name: len(d.nodes) for d in self.mesh.derivations} | {t.name: len(t.nodes) for t in self.mesh.tables},
-        }
+            kind["bytes"] += size_of(tuple(feed.group.resources.values()), seen)
+        seen.update(id(node) for feed in self._feeds.values() for node in feed.nodes())
+        return held, len(self._assignments), sum(size_of(feed, seen) for feed in self._feeds.values())
 
     def _shares(self, claimed: Claim) -> flow.Node:
         return self.translation.claimed.node(claimed)

@@ -52,6 +52,12 @@ class Feed:
             self.watch.discard(node)
         self._members.clear()
 
+    def nodes(self) -> Iterator[flow.Node]:
+        """The nodes it is fed from."""
+        yield from self._resources
+        if self._listing is not None:
+            yield self._listing
+
     def settle(self) -> Iterator[None]:
         """Take in what has changed, a node at a time. Fills `pending`."""
         for node, old, new in self.watch.changes():
