@@ -22,6 +22,7 @@ from xds.mesh.settings import contains
 from xds.objects.meta import Ref
 
 MESH_GATEWAY = "mesh"
+API_SERVER = Ref("Service", "default", "kubernetes")
 
 
 class Listed(msgspec.Struct, frozen=True, order=True):
@@ -195,8 +196,8 @@ class Visibility(Endpoints):
         return tuple(sorted(item for namespace in namespaces for item in self.registered(namespace)))
 
     def populated(self) -> list[str]:
-        """The namespaces that define services, the largest first."""
-        return [namespace for namespace, _ in Counter(ref.namespace for ref in self.services[""]).most_common()]
+        """The namespaces that define services, the largest first. The API server's own service says nothing of its namespace."""
+        return [namespace for namespace, _ in Counter(r.namespace for r in self.services[""] if r != API_SERVER).most_common()]
 
     @flow.derived
     def public(self) -> tuple[ServiceKey, ...]:
