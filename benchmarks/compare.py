@@ -350,6 +350,14 @@ def older(commit: str, folder: Path) -> Iterator[str]:
         subprocess.run(["git", "worktree", "remove", "--force", str(tree)], cwd=HERE.parent, check=True)
 
 
+def create(kube: Kube, scene: Scene) -> None:
+    """Write the scene's objects: the namespaces, then what is in them."""
+    objects = list(scene.objects())
+    print(f"writing {len(objects)} objects", flush=True)
+    kube.create_all(objects[: scene.namespaces], writers=4)
+    kube.create_all(objects[scene.namespaces :], writers=16)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--services", type=int, default=1000)
@@ -373,8 +381,7 @@ def main() -> None:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="xds-compare-")))
         binary = build_swarm(folder)
         kube = stack.enter_context(running(folder))
-        print(f"writing {sum(1 for _ in scene.objects())} objects", flush=True)
-        kube.create_all(scene.objects(), writers=16)
+        create(kube, scene)
         subjects = [ours(sys.executable, kube)]
         if options.against:
             subjects.append(istiod(options.against, kube))

@@ -180,7 +180,7 @@ class Classes:
             kind = held.setdefault(feed.group.type_url.rpartition(".")[2], {"groups": 0, "resources": 0, "bytes": 0})
             kind["groups"] += 1
             kind["resources"] += len(feed.group.resources)
-            kind["bytes"] += size_of(tuple(feed.group.resources.values()), seen)
+            kind["bytes"] += sum(size_of(resource, seen) for resource in feed.group.resources.values())
         seen.update(id(node) for feed in self._feeds.values() for node in feed.nodes())
         return held, len(self._assignments), sum(size_of(feed, seen) for feed in self._feeds.values())
 
