@@ -17,6 +17,7 @@ import grpc
 import grpc.aio
 import msgspec
 import structlog
+from google.protobuf.message import DecodeError
 from prometheus_client.registry import CollectorRegistry
 
 from xds import pb
@@ -281,6 +282,8 @@ class Server:
             yield
         except* ProtocolError as group:
             failure = _first(group)
+        except* DecodeError:
+            failure = ProtocolError("INVALID_ARGUMENT", "a request is not the message that it should be")
         except* Exception:
             self.metrics.internal_errors += 1
             log.exception("stream.failed")
