@@ -55,7 +55,7 @@ class TestTcp:
         app.apply(rule("[{match: [{port: 3306}], route: [{destination: {host: other, port: {number: 3306}}}]}]"))
         client = app.pod("client")
         assert servers(client, "app", 3306) == {"other-v1": 6}
-        assert servers(client, "app", 33060).keys() == {"app-v1", "app-v2"}
+        assert servers(client, "app", 33060, 20).keys() == {"app-v1", "app-v2"}
 
     def test_a_port(self, app: Mesh) -> None:
         app.apply(rule(f"[{{match: [{{port: 33060}}], {TO_V1}}}, {{{TO_V2}}}]"))
@@ -159,12 +159,12 @@ class TestTcp:
 
     def test_http_rules_are_not_for_tcp_ports(self, app: Mesh) -> None:
         app.apply(rule("[{directResponse: {status: 418}}]", kind="http"))
-        assert servers(app.pod("client"), "app", 3306).keys() == {"app-v1", "app-v2"}
+        assert servers(app.pod("client"), "app", 3306, 20).keys() == {"app-v1", "app-v2"}
 
     def test_tcp_rules_are_not_for_http_ports(self, app: Mesh) -> None:
         app.service("web", ("v1", "v2"))
         app.apply(rule("[{route: [{destination: {host: other}}]}]", "[web]"))
-        assert app.pod("client").many("http://web/", 10).keys() == {"web-v1", "web-v2"}
+        assert app.pod("client").many("http://web/", 20).keys() == {"web-v1", "web-v2"}
 
     def test_a_port_whose_protocol_is_not_declared_has_rules_of_both_kinds(self, app: Mesh) -> None:
         app.service("auto", ports=[{"name": "any", "port": 9090, "targetPort": 9090}])
@@ -336,7 +336,7 @@ class TestTls:
         host = f"app.{secure.namespace}.svc.cluster.local"
         secure.apply(rule(f"[{{match: [{{sniHosts: [{host}], port: 1}}], {TO_V1}}}]", f"[{host}]", "tls"))
         client = secure.pod("client")
-        assert {self.server(client, host) for _ in range(12)} == {"app-v1", "app-v2"}
+        assert {self.server(client, host) for _ in range(20)} == {"app-v1", "app-v2"}
 
     def test_a_service_entry_without_addresses(self, secure: Mesh) -> None:
         domain = f"{secure.namespace}.test"
