@@ -38,12 +38,32 @@ RULE = """
         route: [{destination: {host: app, subset: v2}}]
       - route: [{destination: {host: app, subset: v1}}]
 """
+MESHED = """
+    apiVersion: networking.istio.io/v1
+    kind: VirtualService
+    metadata: {name: meshed}
+    spec:
+      hosts: [meshed]
+      http:
+      - match: [{uri: {prefix: /chat}}]
+        rewrite: {uri: /talk}
+        route: [{destination: {host: meshed}}]
+      - match: [{uri: {prefix: /slow}}]
+        timeout: 0.3s
+        route: [{destination: {host: meshed}}]
+      - match: [{uri: {prefix: /flaky}}]
+        retries: {attempts: 2, retryOn: 5xx}
+        headers: {request: {set: {x-rule: flaky}}}
+        route: [{destination: {host: meshed}}]
+"""
 
 
 @pytest.fixture(scope="module")
 def client(shared: Mesh) -> Pod:
     shared.apply(SUBSETS + "\n    ---" + RULE, quiet=True)
+    shared.apply(MESHED, quiet=True)
     shared.service("app", ("v1", "v2"), PORTS)
+    shared.service("meshed", (), PORTS[:1], pods=[shared.pod("server", {"app": "meshed"}, ports=[8080])])
     return shared.pod("client")
 
 
@@ -90,11 +110,12 @@ def test_a_grpc_call_that_is_tried_again(shared: Mesh, client: Pod) -> None:
     assert len(application.calls) - before == 3
 
 
-def test_a_websocket(client: Pod) -> None:
-    with client.connect("app", 80) as connection:
+@pytest.mark.parametrize("host", ["app", "meshed"])
+def test_a_websocket(client: Pod, host: str) -> None:
+    with client.connect(host, 80) as connection:
         connection.settimeout(20)
         upgrade = (
-            "GET /chat HTTP/1.1", "host: app", "connection: Upgrade", "upgrade: websocket",
+            "GET /chat HTTP/1.1", f"host: {host}", "connection: Upgrade", "upgrade: websocket",
             "sec-websocket-version: 13", "sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==", "", "",
         )  # fmt: skip
         connection.sendall("\r\n".join(upgrade).encode())
@@ -104,4 +125,14 @@ def test_a_websocket(client: Pod) -> None:
             pass
         connection.sendall(b"over the socket\n")
         call = msgspec.json.decode(stream.readline(), type=Call)
-    assert (call.server, call.path, call.body) == ("app-v2", "/talk", "over the socket\n")
+    assert (call.server, call.path, call.body) == ("app-v2" if host == "app" else "server", "/talk", "over the socket\n")
+
+
+def test_a_peer_with_a_sidecar_is_asked_as_often_as_the_rule_says(shared: Mesh, client: Pod) -> None:
+    application = next(pod for pod in shared.pods if pod.name == "server").application
+    application.statuses = [503, 500, 200]
+    reply = client.get("http://meshed/flaky")
+    assert reply.call is not None
+    assert (reply.status, reply.server, reply.call.header("x-rule")) == (200, "server", "flaky")
+    assert [call.path for call in application.calls].count("/flaky") == 3
+    assert client.get("http://meshed/slow", {"x-hold": "1"}).status == 504
