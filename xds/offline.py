@@ -39,8 +39,9 @@ async def load(files: Sequence[Path]) -> Mesh:
     return sink.mesh
 
 
-async def dump(files: Sequence[Path], workload: str, type_urls: Sequence[str]) -> Explained:
-    """The resources of `type_urls` for `workload` (`pod.namespace`, or a node id), each with the objects behind it."""
+async def dump(files: Sequence[Path], workload: str, type_urls: Sequence[str]) -> tuple[Explained, list[str]]:
+    """The resources of `type_urls` for `workload` (`pod.namespace`, or a node id), each with the objects behind it, and what is wrong."""
     mesh = await load(files)
     who = node(workload)
-    return explained(Classes(mesh), claim(who["id"], who["metadata"]), type_urls)
+    found = explained(Classes(mesh), claim(who["id"], who["metadata"]), type_urls)
+    return found, [f"{problem['object']}: {problem['problem']}" for problem in mesh.problems()]

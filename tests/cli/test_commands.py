@@ -205,10 +205,17 @@ class TestDump:
         assert ran.code == 2
         assert "answers 404" in ran.err
 
-    def test_a_broken_file_does_not_hide_the_others(self, tmp_path: Path) -> None:
+    def test_what_is_wrong_with_files_is_told_and_hides_nothing(self, tmp_path: Path) -> None:
         shutil.copytree(EXAMPLE, tmp_path / "it")
         (tmp_path / "it/broken.yaml").write_text("}")
-        assert xds("dump", "--files", tmp_path / "it", "--as", WORKLOAD, "routes", "-o", "json").code == 0
+        rules = tmp_path / "it/reviews.yaml"
+        rules.write_text(rules.read_text().replace("weight: 90", "wieght: 90"))
+        ran = xds("dump", "--files", tmp_path / "it", "--as", WORKLOAD, "routes", "-o", "json")
+        assert ran.code == 0
+        assert json.loads(ran.out) != []
+        broken, warned = ran.err.splitlines()
+        assert broken.startswith(f"xds: File {tmp_path}/it/broken.yaml: {tmp_path}/it/broken.yaml:1: $: not YAML")
+        assert warned.endswith("$.spec.http[0].route[0].wieght: unknown field; did you mean `weight`?")
 
 
 class TestServe:

@@ -68,7 +68,8 @@ def command(
 ) -> None:  # fmt: skip
     """Show what a proxy gets.
 
-    YAML and JSON are protobuf's JSON form, as Envoy's own /config_dump shows the same resources. The exit code is 1 when nothing matches.
+    YAML and JSON are protobuf's JSON form, as Envoy's own /config_dump shows the same resources. What is wrong with objects in the files is
+    told on stderr. The exit code is 1 when nothing matches.
 
     \b
     Examples:
@@ -81,7 +82,9 @@ def command(
     if files:
         from xds.offline import dump
 
-        found = asyncio.run(dump(files, workload, urls))
+        found, problems = asyncio.run(dump(files, workload, urls))
+        for problem in problems:
+            click.echo(f"xds: {problem}", err=True)
     else:
         from xds.discovery.client import fetch
 
