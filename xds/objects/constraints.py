@@ -8,7 +8,7 @@ what Envoy would refuse, with all else that is in the same resource: one rule's 
 import re
 from collections.abc import Callable, Iterable, Iterator
 from datetime import timedelta
-from functools import cache
+from functools import cache, lru_cache
 from math import isqrt
 from typing import Any, get_args, get_origin
 
@@ -123,24 +123,35 @@ class _Plan(msgspec.Struct, frozen=True):
     lists: tuple[tuple[str, str], ...]
     maps: tuple[tuple[str, str], ...]
     names: dict[str, str]
+    has_rules: bool
 
 
-def check(path: str, message: Message) -> Iterator[Problem]:
+def check(path: str, message: Message) -> list[Problem]:
     """What is wrong with `message` at `path`, and with those in it."""
+    problems: list[Problem] = []
+    _collect(path, message, problems)
+    return problems
+
+
+def _collect(path: str, message: Message, problems: list[Problem]) -> None:
     kind = type(message)
     plan = _plan(kind)
-    yield from _own(path, message, plan)
+    if plan.has_rules:
+        problems += _own(path, message, plan)
     for name, key in plan.durations:
-        yield from _duration(below(path, key), getattr(message, name))
+        if (value := getattr(message, name)) is not None:
+            problems += _duration(below(path, key), value)
     for name, key in plan.messages:
         if (part := getattr(message, name)) is not None:
-            yield from check(below(path, key), part)
+            _collect(f"{path}.{key}", part, problems)
     for name, key in plan.lists:
-        for i, part in enumerate(getattr(message, name)):
-            yield from check(f"{path}.{key}[{i}]", part)
+        if parts := getattr(message, name):
+            for i, part in enumerate(parts):
+                _collect(f"{path}.{key}[{i}]", part, problems)
     for name, key in plan.maps:
-        for step, part in getattr(message, name).items():
-            yield from check(below(below(path, key), step), part)
+        if items := getattr(message, name):
+            for step, part in items.items():
+                _collect(below(f"{path}.{key}", step), part, problems)
 
 
 @cache
@@ -155,7 +166,8 @@ def _plan(kind: type[Message]) -> _Plan:
         elif isinstance(inner, type) and issubclass(inner, Message):
             found[where].append((field.name, field.encode_name))
     names = {field.name: field.encode_name for field in msgspec.structs.fields(kind)}
-    return _Plan(**{what: tuple(fields) for what, fields in found.items()}, names=names)
+    has_rules = any(kind in rules for rules in (_EXCLUSIVE, _POSITIVE, _RANGES, _REGEX, _RULES))
+    return _Plan(**{what: tuple(fields) for what, fields in found.items()}, names=names, has_rules=has_rules)
 
 
 def _own(path: str, message: Message, plan: _Plan) -> Iterator[Problem]:
@@ -175,9 +187,9 @@ def _own(path: str, message: Message, plan: _Plan) -> Iterator[Problem]:
         yield from rule(path, message)
 
 
-def _duration(at: str, value: timedelta | None) -> Iterator[Problem]:
+def _duration(at: str, value: timedelta) -> Iterator[Problem]:
     """Zero is taken too, for "none at all", though an API server refuses it."""
-    if value is not None and timedelta() != value < timedelta(milliseconds=1):
+    if timedelta() != value < timedelta(milliseconds=1):
         yield Problem(at, "a duration must be 1ms or more")
 
 
@@ -198,16 +210,23 @@ def _range(at: str, value: Any, low: float, high: float) -> Iterator[Problem]:
 
 
 def _regex(at: str, regex: str) -> Iterator[Problem]:
+    if problem := _regex_problem(regex):
+        yield Problem(at, problem)
+
+
+@lru_cache(maxsize=4096)
+def _regex_problem(regex: str) -> str | None:
+    """Why a proxy would not take `regex`; None where it would. `*` matches anything (Istio)."""
     if regex == "*":
-        return  # Istio: matches anything
+        return None
     try:
         size = re2.compile(regex, _options).programsize
     except re2.error as e:
         reason = e.args[0]
-        yield Problem(at, f"not a regular expression (RE2): {reason.decode() if isinstance(reason, bytes) else reason}")
-    else:
-        if size > MAX_PROGRAM_SIZE:
-            yield Problem(at, f"too large a regular expression: {size} instructions, of which a proxy takes {MAX_PROGRAM_SIZE}")
+        return f"not a regular expression (RE2): {reason.decode() if isinstance(reason, bytes) else reason}"
+    if size > MAX_PROGRAM_SIZE:
+        return f"too large a regular expression: {size} instructions, of which a proxy takes {MAX_PROGRAM_SIZE}"
+    return None
 
 
 def _headers(path: str, operations: HeaderOperations) -> Iterator[Problem]:
