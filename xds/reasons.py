@@ -1,13 +1,18 @@
 """Why a proxy's resources are as they are: the objects behind each of them, as the graph has read them."""
 
 from collections.abc import Collection, Iterable, Sequence
+from typing import Any
 
 from xds import flow
 from xds.discovery.resources import Resource
-from xds.envoy.classes import Classes
+from xds.discovery.status import Rejection
+from xds.envoy.classes import Classes, claim_of
 from xds.envoy.translation import Workload
 from xds.mesh.workloads import Claim
 from xds.objects.meta import Ref
+
+RULES = ("DestinationRule", "VirtualService", "ServiceEntry", "Sidecar")
+MOST_BLAMED = 8  # a rejected resource that more rules are behind, a route table say, tells nothing of any of them
 
 Explained = dict[str, list[tuple[Resource, tuple[str, ...]]]]
 
@@ -35,3 +40,24 @@ def _objects(sources: Iterable[flow.Node], but: Collection[Ref]) -> tuple[str, .
     """The objects that derived values were made from, by name, sorted: what they read that exists. `but` were read and had no effect."""
     read = (node for source in sources for node in source.why() if node.owner.name == "objects" and node.value is not None)
     return tuple(sorted({str(node.args[0]) for node in read if node.args[0] not in but}))
+
+
+def blamed(classes: Classes, rejections: Iterable[Rejection]) -> list[dict[str, Any]]:
+    """What proxies reject, as problems of the rules that it is made from: each with one proxy's reason, and how many there are."""
+    found: dict[tuple[str, str], list[Rejection]] = {}
+    for rejection in rejections:
+        resources = explained(classes, claim_of(rejection.stream), [rejection.type_url])[rejection.type_url]
+        for resource, objects in resources:
+            rules = [name for name in objects if name.startswith(RULES)]
+            if resource.name in rejection.names and len(rules) <= MOST_BLAMED:
+                for rule in rules:
+                    found.setdefault((rule, resource.name), []).append(rejection)
+    return [
+        {
+            "object": rule,
+            "problem": f"{name} is rejected by {len(by)} proxies, as by {by[0].stream.node.id}: {by[0].error}",
+            "warning": False,
+            "in_force": True,
+        }
+        for (rule, name), by in sorted(found.items())
+    ]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from support.certificates import Authority
-from support.traffic import Mesh, Pod, World
+from support.traffic import Mesh, Pod, World, eventually
 
 PLAIN = ({"name": "http", "port": 80, "targetPort": 8443},)
 TCP = ({"name": "tcp", "port": 9000, "targetPort": 9443},)
@@ -286,3 +286,32 @@ class TestCertificatesOfTheMesh:
         assert call is not None
         assert call.tls
         assert [p for p in mesh.problems() if "DestinationRule files." in p and "tls.credentialName: " in p]
+
+
+class TestFilesThatAreNotThere:
+    def test_what_a_proxy_rejects_is_said_of_the_rule_and_harms_no_other(self, mesh: Mesh, world: World) -> None:
+        mesh.service("absent", ports=PLAIN)
+        mesh.service("absent-beside")
+        text = """
+            apiVersion: networking.istio.io/v1
+            kind: DestinationRule
+            metadata: {{name: absent}}
+            spec: {{host: absent, trafficPolicy: {{tls: {{mode: SIMPLE, sni: server.test, caCertificates: {path}}}}}}}
+        """
+        mesh.apply(text.format(path="/not/there.pem"))
+        client = mesh.pod("absent")
+
+        def said() -> list[str]:
+            return [p for p in mesh.problems() if p.startswith(f"DestinationRule absent.{mesh.namespace}: ")]
+
+        (problem,) = eventually(said)
+        assert "outbound|80||absent." in problem
+        assert client.mesh_namespace in problem
+        assert "/not/there.pem" in problem
+        assert client.get("http://absent/").status == 503
+        assert client.get("http://absent-beside/").status == 200
+        mesh.apply(text.format(path=world.authority.path))
+        eventually(lambda: client.get("http://absent/").status == 200 and not said())
+        call = client.get("http://absent/").call
+        assert call is not None
+        assert call.tls

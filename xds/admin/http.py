@@ -23,7 +23,7 @@ from xds.discovery.fetch import KINDS
 from xds.discovery.server import Server
 from xds.errors import ConfigError, ProtocolError
 from xds.mesh.workloads import claim
-from xds.reasons import explained
+from xds.reasons import blamed, explained
 from xds.serving import Control, errors
 
 Answer = Callable[[], Any]
@@ -67,7 +67,7 @@ class Admin:
     def _debug(self) -> dict[str, Answer]:
         return {
             "syncz": self._server.proxies,
-            "configz": self._control.mesh.problems,
+            "configz": self._problems,
             "registryz": self._control.mesh.registry,
             "errors": lambda: errors(self._control.mesh),
             "memory": lambda: memory.report(self._control, self._server),
@@ -118,6 +118,9 @@ class Admin:
 
     async def _index(self, _: web.Request) -> web.Response:
         return web.json_response({"endpoints": [*(f"/debug/{name}" for name in self._debug()), "/debug/why?as=POD.NAMESPACE"]})
+
+    def _problems(self) -> list[dict[str, Any]]:
+        return [*self._control.mesh.problems(), *blamed(self._control.classes, self._server.rejections())]
 
 
 def _json(answer: Answer) -> Callable[[web.Request], Any]:

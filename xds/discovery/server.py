@@ -28,7 +28,7 @@ from xds.discovery.metrics import Metrics
 from xds.discovery.protocol import DeltaRequest, DeltaSession, Responses, Session, SotwSession
 from xds.discovery.protocol import types as t
 from xds.discovery.resources import Provider
-from xds.discovery.status import ProxyStatus
+from xds.discovery.status import ProxyStatus, Rejection, rejections
 from xds.discovery.stream import Stream, identity_of
 from xds.errors import ConfigError, ProtocolError
 
@@ -177,6 +177,10 @@ class Server:
     def proxies(self) -> list[ProxyStatus]:
         """The streams that are open, by node."""
         return sorted((stream.status() for stream in self.streams), key=lambda status: (status.node, status.connected))
+
+    def rejections(self) -> list[Rejection]:
+        """What the proxies of open streams reject."""
+        return [rejection for stream in self.streams for rejection in rejections(stream, stream.session)]
 
     # For streams
 

@@ -1,12 +1,14 @@
 """What `xds proxies` and `/debug/syncz` show of each stream."""
 
 import re
+from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
 import msgspec
 
 from xds.discovery.protocol import Session, Watch
+from xds.discovery.resources import Assignable
 
 LONGEST_ERROR = 1000
 
@@ -26,6 +28,15 @@ class TypeStatus(msgspec.Struct, frozen=True):
     resources: int | None  # subscribed to by name; None: all
     error: str  # the proxy's text, without secrets
     withheld: tuple[str, ...]  # names that are not sent again until they change
+
+
+class Rejection(msgspec.Struct, frozen=True):
+    """What a proxy rejects of one type, and why, without secrets."""
+
+    stream: Assignable
+    type_url: str
+    names: frozenset[str]
+    error: str
 
 
 class ProxyStatus(msgspec.Struct, frozen=True):
@@ -52,6 +63,14 @@ def type_statuses(session: Session) -> dict[str, TypeStatus]:
     """The status of every type that `session` serves."""
     watches = sorted(session.watches.values(), key=lambda watch: watch.rules.order)
     return {watch.rules.short: _status(watch) for watch in watches}
+
+
+def rejections(stream: Assignable, session: Session) -> Iterator[Rejection]:
+    """What the client of `session` rejects, and would again: of each type that has some."""
+    for watch in session.watches.values():
+        if watch.rejected:
+            error = readable(watch.rules.short, watch.error)
+            yield Rejection(stream, watch.rules.type_url, frozenset(watch.rejected), error)
 
 
 def state(watch: Watch) -> str:
