@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import yaml
 from support.applications import Call
 from support.traffic import UNKNOWN, Mesh, Pod, Service, World, eventually
 
@@ -93,39 +94,80 @@ def test_ports_go_where_their_targets_are(mesh: Mesh) -> None:
     assert called(client.get("http://web:8000/").call).port == 9090
 
 
-@pytest.mark.parametrize(
-    ("port", "protocol"),
-    [
-        ({"name": "http"}, "HTTP/1.1"),
-        ({"name": "http-web"}, "HTTP/1.1"),
-        ({"name": "HTTP-web"}, "HTTP/1.1"),
-        ({"name": "http2-web"}, "HTTP/2"),
-        ({"name": "grpc"}, "HTTP/2"),
-        ({"name": "grpc-web"}, "HTTP/2"),
-        ({"name": "web", "appProtocol": "http"}, "HTTP/1.1"),
-        ({"name": "tcp", "appProtocol": "http2"}, "HTTP/2"),
-        ({"name": "web", "appProtocol": "kubernetes.io/h2c"}, "HTTP/2"),
-        ({"name": "web", "appProtocol": "kubernetes.io/ws"}, "HTTP/1.1"),
-    ],
-)
-def test_declared_http_is_spoken_as_declared(mesh: Mesh, port: dict[str, str], protocol: str) -> None:
+HTTP_PORTS = {
+    "name: http": "HTTP/1.1",
+    "name: http-web": "HTTP/1.1",
+    "name: HTTP-web": "HTTP/1.1",
+    "name: http2-web": "HTTP/2",
+    "name: grpc": "HTTP/2",
+    "name: grpc-web": "HTTP/2",
+    "name: web, appProtocol: http": "HTTP/1.1",
+    "name: tcp, appProtocol: http2": "HTTP/2",
+    "name: web, appProtocol: kubernetes.io/h2c": "HTTP/2",
+    "name: web, appProtocol: kubernetes.io/ws": "HTTP/1.1",
+}
+TCP_PORTS = ("name: tcp", "name: tcp-db", "name: mongo", "name: redis-1", "name: web, appProtocol: tcp")
+TLS_PORTS = ("name: https", "name: tls", "name: tls-web")
+SERVER_FIRST_PORTS = (25, 53, 3306, 27017)
+
+
+class Declared:
+    """A client, and a service for each way to declare a port."""
+
+    def __init__(self, mesh: Mesh) -> None:
+        self.services: dict[str | int, Service] = {}
+        for text in (*HTTP_PORTS, *TCP_PORTS):
+            self.add(mesh, text, {"port": 8080, **yaml.safe_load(f"{{{text}}}")})
+        for text in TLS_PORTS:
+            self.add(mesh, text, {"port": 443, "targetPort": 8443, **yaml.safe_load(f"{{{text}}}")})
+        for number in SERVER_FIRST_PORTS:
+            self.add(mesh, number, {"port": number, "name": "unknown"})
+            self.services[number].applications[f"{self.services[number].name}-v1"].greeting = b"hello"
+        self.client = mesh.pod("client")
+
+    def add(self, mesh: Mesh, key: str | int, port: dict[str, Any]) -> None:
+        self.services[key] = mesh.service(f"s{len(self.services)}", ports=[port], quiet=True)
+
+
+@pytest.fixture(scope="module")
+def declared(world: World) -> Iterator[Declared]:
+    mesh = Mesh(world)
+    try:
+        yield Declared(mesh)
+    finally:
+        mesh.close()
+
+
+@pytest.mark.parametrize(("port", "protocol"), HTTP_PORTS.items())
+def test_declared_http_is_spoken_as_declared(declared: Declared, port: str, protocol: str) -> None:
     """Whatever the caller speaks."""
-    mesh.service("web", ports=[{"port": 8080, **port}])
-    client = mesh.pod("client")
-    assert called(client.get("http://web:8080/").call).protocol == protocol
-    assert called(client.http2("http://web:8080/").call).protocol == protocol
+    url = f"http://{declared.services[port].host}:8080/"
+    assert called(declared.client.get(url).call).protocol == protocol
+    assert called(declared.client.http2(url).call).protocol == protocol
 
 
-@pytest.mark.parametrize(
-    "port", [{"name": "tcp"}, {"name": "tcp-db"}, {"name": "mongo"}, {"name": "web", "appProtocol": "tcp"}, {"name": "redis-1"}]
-)
-def test_declared_tcp_is_passed_on_as_bytes(mesh: Mesh, port: dict[str, str]) -> None:
-    mesh.service("db", ports=[{"port": 9000, **port}])
-    client = mesh.pod("client")
-    assert called(client.tcp("db", 9000)).server == "db-v1"
-    reply = client.get("http://db:9000/")
+@pytest.mark.parametrize("port", TCP_PORTS)
+def test_declared_tcp_is_passed_on_as_bytes(declared: Declared, port: str) -> None:
+    service = declared.services[port]
+    assert called(declared.client.tcp(service.host, 8080)).server == f"{service.name}-v1"
+    reply = declared.client.get(f"http://{service.host}:8080/")
     assert reply.header("x-envoy-upstream-service-time") is None
     assert called(reply.call).header("x-request-id") is None
+
+
+@pytest.mark.parametrize("port", TLS_PORTS)
+def test_tls_of_the_application_passes_through(declared: Declared, port: str) -> None:
+    service = declared.services[port]
+    for server_name in ("server.test", "anything.example.com"):
+        call = called(declared.client.tls(service.host, 443, server_name))
+        assert (call.server, call.port, call.tls, call.sni) == (f"{service.name}-v1", 8443, True, server_name)
+
+
+@pytest.mark.parametrize("port", SERVER_FIRST_PORTS)
+def test_on_ports_of_server_first_protocols_the_server_may_speak_first(declared: Declared, port: int) -> None:
+    with declared.client.connect(declared.services[port].host, port) as connection:
+        connection.settimeout(20)
+        assert connection.recv(5) == b"hello"
 
 
 def test_protocols_that_are_not_declared_are_found_out(mesh: Mesh) -> None:
@@ -146,24 +188,6 @@ def test_grpc_is_called(mesh: Mesh) -> None:
     headers = {"content-type": "application/grpc", "te": "trailers"}
     reply = mesh.pod("client").http2("http://greeter:9000/a.Service/Method", headers, body=b"\0\0\0\0\0")
     assert (reply.server, reply.header("grpc-status")) == ("greeter-v1", "0")
-
-
-@pytest.mark.parametrize("name", ["https", "tls", "tls-web"])
-def test_tls_of_the_application_passes_through(mesh: Mesh, name: str) -> None:
-    mesh.service("web", ports=[{"name": name, "port": 443, "targetPort": 8443}])
-    client = mesh.pod("client")
-    for server_name in ("server.test", "anything.example.com"):
-        call = called(client.tls("web", 443, server_name))
-        assert (call.server, call.port, call.tls, call.sni) == ("web-v1", 8443, True, server_name)
-
-
-@pytest.mark.parametrize("port", [25, 53, 3306, 27017])
-def test_on_ports_of_server_first_protocols_the_server_may_speak_first(mesh: Mesh, port: int) -> None:
-    service = mesh.service("db", ports=[{"name": "unknown", "port": port}])
-    service["v1"].greeting = b"hello"
-    with mesh.pod("client").connect("db", port) as connection:
-        connection.settimeout(20)
-        assert connection.recv(5) == b"hello"
 
 
 def test_udp_is_left_alone(mesh: Mesh) -> None:

@@ -198,6 +198,46 @@ def test_endpoints_of_a_service_that_only_a_virtual_service_leads_to_are_followe
     eventually(lambda: answer(client, "http://own/") == "hidden-v2")
 
 
+def test_destinations_of_rules_may_be_aliases_and_names_of_a_wildcard(mesh: Mesh) -> None:
+    elsewhere = f"{mesh.namespace}-a"
+    mesh.service("own")
+    hidden = mesh.service("hidden", namespace=elsewhere)
+    wild = mesh.application("wild", ports=[80])
+    mesh.apply(
+        f"""
+        apiVersion: v1
+        kind: Service
+        metadata: {{name: alias, namespace: {elsewhere}}}
+        spec: {{type: ExternalName, externalName: {hidden.host}}}
+        ---
+        apiVersion: networking.istio.io/v1
+        kind: ServiceEntry
+        metadata: {{name: wild, namespace: {elsewhere}}}
+        spec:
+          hosts: ["*.wild.example.com"]
+          ports: [{{number: 80, name: http, protocol: HTTP}}]
+          resolution: STATIC
+          endpoints: [{{address: {wild.address}}}]
+        ---
+        apiVersion: networking.istio.io/v1
+        kind: VirtualService
+        metadata: {{name: rule}}
+        spec:
+          hosts: [own]
+          http:
+          - match: [{{uri: {{prefix: /alias}}}}]
+            route: [{{destination: {{host: alias.{elsewhere}.svc.cluster.local}}}}]
+          - route: [{{destination: {{host: a.wild.example.com}}}}]
+        """
+    )
+    client = mesh.pod("client")
+    for _ in range(2):  # without a Sidecar, and with one
+        eventually(lambda: (answer(client, "http://own/alias"), answer(client, "http://own/")) == ("hidden-v1", "wild"))
+        sidecar(mesh, hosts("./*"))
+        eventually(lambda: answer(client, f"http://{hidden.host}/") == BLOCKED)
+    assert (answer(client, "http://own/alias"), answer(client, "http://own/")) == ("hidden-v1", "wild")
+
+
 def test_tcp_and_tls_rules_lead_to_services_that_are_not_imported(mesh: Mesh) -> None:
     elsewhere = f"{mesh.namespace}-a"
     tls = ({"name": "tls", "port": 443, "targetPort": 8443},)

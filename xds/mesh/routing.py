@@ -165,11 +165,14 @@ class Routings(Visibility):
         listed = {hostname for egress in self.egress(scope) for hostname, _ in egress.hosts}
         found: dict[str, str] = {}
         for head in self.seen_rules(scope):
-            for hostname in self._destinations(head.ref, scope.namespace):
-                if hostname not in listed and hostname not in found:
+            for destination in self._destinations(head.ref, scope.namespace):
+                for hostname in patterns(self.resolved(destination)):
+                    if hostname in listed or hostname in found:
+                        break
                     candidates = self._preferred(scope, hostname, tuple(sorted(self.namespaces(hostname))))
                     if candidates:
                         found[hostname] = candidates[0]
+                        break
         return tuple(sorted(found.items()))
 
     @flow.derived
