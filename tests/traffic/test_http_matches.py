@@ -264,6 +264,8 @@ class TestSource:
     MESH = one_of("gateways: [mesh]")
     MESH_TOO = one_of("gateways: [edge, mesh]")
     GATEWAY = one_of("gateways: [edge]")
+    MESH_AND_LABELS = one_of("gateways: [mesh], sourceLabels: {tier: front}")
+    MESH_AND_OTHER_LABELS = one_of("gateways: [mesh], sourceLabels: {tier: back}")
     LABELLED_PATH = one_of("sourceLabels: {tier: front}, uri: {prefix: /a}")
 
     @pytest.mark.parametrize(
@@ -278,6 +280,8 @@ class TestSource:
             (MESH, True),
             (MESH_TOO, True),
             (GATEWAY, False),
+            (MESH_AND_LABELS, True),
+            (MESH_AND_OTHER_LABELS, False),
             (LABELLED_PATH, False),
         ],
     )

@@ -31,12 +31,16 @@ JWT_FILTER = "envoy.filters.http.jwt_authn"
 def applies(match: HTTPMatchRequest, client: Client, port: int, gateway: str, namespace: str) -> bool:
     """Whether `match` may take requests that `client` sends to `port` through `gateway` (`mesh` for sidecars).
 
-    A match's gateways replace its source conditions, as in Istio. `namespace` is the rule's: gateway names without one are in it.
+    All its conditions must hold; but those on the caller are for sidecars only, where a match names gateways: at a gateway the
+    caller is not known. `namespace` is the rule's: gateway names without one are in it.
     """
     if match.port and match.port != port:
         return False
     if match.gateways:
-        return any(gateway_name(g, namespace) == gateway for g in match.gateways)
+        if all(gateway_name(g, namespace) != gateway for g in match.gateways):
+            return False
+        if gateway != MESH:
+            return True
     if match.source_namespace and match.source_namespace != client.namespace:
         return False
     return match.source_labels.items() <= dict(client.labels).items()
