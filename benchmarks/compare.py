@@ -114,8 +114,7 @@ class Swarm:
 
     def __init__(self, binary: Path, address: str, options: argparse.Namespace, scene: Scene) -> None:
         command = [str(binary), "-address", address, "-proxies", str(options.proxies), "-namespaces", str(scene.namespaces)]
-        if options.sotw:
-            command.append("-sotw")
+        command += [f"-{flag}" for flag in ("sotw", "pieces") if getattr(options, flag)]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
     def ask(self, do: str, **fields: Any) -> dict[str, Any]:
@@ -368,6 +367,7 @@ def main() -> None:
     parser.add_argument("--proxies", type=int, default=1000)
     parser.add_argument("--turns", type=int, default=20, help="how often each change is made")
     parser.add_argument("--sotw", action="store_true", help="proxies ask for the state of the world instead of differences")
+    parser.add_argument("--pieces", action="store_true", help="proxies ask for their route tables' virtual hosts one by one")
     parser.add_argument("--restart", action="store_true", help="at the end, restart the control plane under its proxies")
     parser.add_argument("--profile", type=Path, metavar="FOLDER", help="record each part with py-spy, as data for flame graphs")
     parser.add_argument("--changes", nargs="*", default=list(KINDS), choices=KINDS)
@@ -376,7 +376,7 @@ def main() -> None:
     other.add_argument("--against-commit", metavar="COMMIT", help="our own code at an older commit")
     parser.add_argument("--out", type=Path, help="where the raw data goes, and beside it, as .svg, a plot")
     options = parser.parse_args()
-    scene = Scene(options.services, options.endpoints, options.namespaces, options.rules, options.scoped)
+    scene = Scene(options.services, options.endpoints, options.namespaces, options.rules, options.scoped, options.pieces)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="xds-compare-")))
         binary = build_swarm(folder)

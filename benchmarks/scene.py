@@ -22,6 +22,7 @@ class Scene:
     namespaces: int = 50
     rules: int = 100
     scoped: bool = False
+    pieces: bool = False  # route tables come in pieces
 
     def namespace(self, index: int) -> str:
         return f"ns{index % self.namespaces}"
@@ -124,7 +125,8 @@ def changes(scene: Scene, kind: str, turn: int) -> list[Change]:
         case "route":
             mark = f"rev-{turn + 1}-"
             body = scene.virtual_service(i, mark)
-            return [Change("PATCH", path("virtualservices", namespace, f"svc{i}"), body, "RouteConfiguration", "80", mark)]
+            shown = ("VirtualHost", f"80/{scene.host(i)}:80") if scene.pieces else ("RouteConfiguration", "80")
+            return [Change("PATCH", path("virtualservices", namespace, f"svc{i}"), body, *shown, mark)]
         case "rule":
             subset = f"rev{turn + 1}"
             body = scene.destination_rule(i, subset)

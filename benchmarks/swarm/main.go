@@ -44,6 +44,7 @@ type swarm struct {
 	namespacePrefix string
 	namespaces      int
 	sotw            bool
+	pieces          bool
 	proxies         []*proxy
 	awaited         atomic.Pointer[awaited]
 	messages        atomic.Int64 // that came, in all
@@ -143,6 +144,7 @@ func main() {
 	flag.IntVar(&s.namespaces, "namespaces", 50, "over how many namespaces they are spread")
 	flag.StringVar(&s.namespacePrefix, "namespace-prefix", "ns", "the namespaces are this and a number from 0")
 	flag.BoolVar(&s.sotw, "sotw", false, "ask for the state of the world instead of differences")
+	flag.BoolVar(&s.pieces, "pieces", false, "ask for the virtual hosts of route tables one by one")
 	flag.Parse()
 	for i := range count {
 		s.proxies = append(s.proxies, newProxy(s, i))

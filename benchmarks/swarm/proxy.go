@@ -75,6 +75,9 @@ func newProxy(s *swarm, index int) *proxy {
 	} {
 		metadata = append(metadata, structField(kv[0], stringValue(kv[1]))...)
 	}
+	if s.pieces {
+		metadata = append(metadata, structField("ROUTE_TABLES", stringValue("pieces"))...)
+	}
 	metadata = append(metadata, structField("LABELS", appendMessage(nil, 5, labels))...)
 	var node []byte
 	node = appendString(node, 1, fmt.Sprintf("sidecar~%s~%s.%s~%s.svc.cluster.local", ip, name, namespace, namespace))
@@ -154,7 +157,10 @@ func (p *proxy) session(parent context.Context) bool {
 func (p *proxy) opening() [][]byte {
 	var out [][]byte
 	node := p.node
-	for _, typeURL := range []string{clusterType, endpointType, listenerType, routeType} {
+	for _, typeURL := range []string{clusterType, endpointType, listenerType, routeType, hostType} {
+		if typeURL == hostType && len(p.held[hostType]) == 0 {
+			continue // it is asked for when the first route table has come
+		}
 		names := []string{}
 		for name := range p.held[typeURL] {
 			names = append(names, name)
@@ -196,6 +202,7 @@ func (p *proxy) take(raw []byte) [][]byte {
 	p.messages++
 	p.swarm.messages.Add(1)
 	p.resources += int64(len(r.resources))
+	first := !p.answered[r.typeURL]
 	p.answered[r.typeURL] = true
 	if fault := r.fault(); fault != "" {
 		p.rejected++
@@ -245,6 +252,9 @@ func (p *proxy) take(raw []byte) [][]byte {
 			out = append(out, deltaRequest(nil, below, "", asked, nil, nil))
 		}
 	}
+	if first && r.typeURL == routeType && p.swarm.pieces && len(p.held[hostType]) == 0 {
+		out = append(out, deltaRequest(nil, hostType, "", nil, nil, nil))
+	}
 	if p.completed == 0 && p.isComplete() {
 		p.completed = now
 	}
@@ -288,7 +298,7 @@ func (p *proxy) isComplete() bool {
 			return false
 		}
 	}
-	return true
+	return !p.swarm.pieces || len(p.held[hostType]) > 0
 }
 
 // reset starts a new measurement.

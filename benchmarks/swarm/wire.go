@@ -14,6 +14,7 @@ const (
 	clusterType  = "type.googleapis.com/envoy.config.cluster.v3.Cluster"
 	endpointType = "type.googleapis.com/envoy.config.endpoint.v3.ClusterLoadAssignment"
 	listenerType = "type.googleapis.com/envoy.config.listener.v3.Listener"
+	hostType     = "type.googleapis.com/envoy.config.route.v3.VirtualHost"
 	routeType    = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration"
 )
 
@@ -146,7 +147,7 @@ func anyValue(message []byte) []byte {
 }
 
 func known(typeURL []byte) string {
-	for _, t := range []string{clusterType, endpointType, listenerType, routeType} {
+	for _, t := range []string{clusterType, endpointType, listenerType, routeType, hostType} {
 		if t == string(typeURL) {
 			return t
 		}
