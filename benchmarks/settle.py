@@ -24,7 +24,7 @@ from scene import Manifest, Scene, changes
 
 from xds import pb
 from xds.discovery.protocol import DeltaRequest, DeltaSession, Responses
-from xds.discovery.protocol.types import CLUSTER, ENDPOINTS, LISTENER, ROUTE
+from xds.discovery.protocol.types import CLUSTER, ENDPOINTS, LISTENER, ROUTE, VIRTUAL_HOST
 from xds.discovery.resources import Assignment
 from xds.envoy.classes import Classes
 from xds.mesh.store import Mesh
@@ -38,15 +38,15 @@ KINDS_PLAYED = ("endpoint", "route", "rule", "service", "deletion", "status")
 class Proxy:
     """One session, and a proxy that takes everything."""
 
-    def __init__(self, classes: Classes, responses: Responses, index: int, namespaces: int) -> None:
+    def __init__(self, classes: Classes, responses: Responses, index: int, namespaces: int, pieces: bool = False) -> None:
         namespace, name, address = f"ns{index % namespaces}", f"client-{index}", f"10.200.{index // 250}.{index % 250 + 1}"
         self.node = pb.Node(id=f"sidecar~{address}~{name}.{namespace}~{namespace}.svc.cluster.local")
         self.node_metadata = {
             "NAMESPACE": namespace, "WORKLOAD_NAME": "client", "INSTANCE_IPS": address, "LABELS": {"app": "client"},
-            "SERVICE_ACCOUNT": "default",
+            "SERVICE_ACCOUNT": "default", "ROUTE_TABLES": "pieces" if pieces else "",
         }  # fmt: skip
         self.peer_identity = ""
-        self.pieces = False
+        self.pieces = True
         self.session = DeltaSession(responses, lambda: None)
         self.assign(classes.open(self))
 
@@ -61,6 +61,9 @@ class Proxy:
             count += self.drain()
             names = sorted(assignments(self.session) if type_url == CLUSTER else tables(self.session))
             self.send(pb.DeltaDiscoveryRequest(type_url=below, resource_names_subscribe=names))
+            count += self.drain()
+        if self.session.assignment is not None and self.session.assignment.groups.get(VIRTUAL_HOST):
+            self.send(pb.DeltaDiscoveryRequest(type_url=VIRTUAL_HOST))
             count += self.drain()
         return count
 
@@ -132,12 +135,12 @@ def run(scene: Scene, proxies: int, turns: int, profile: str, kinds: list[str]) 
     loaded = [store.take(manifest) for _, manifest in scene.objects()]
     figures: dict[str, float] = {}
     figures["load"] = cpu(lambda: mesh.apply(loaded))[0]
-    first, _ = cpu(lambda: Proxy(classes, responses, 0, scene.namespaces).connect())
+    first, _ = cpu(lambda: Proxy(classes, responses, 0, scene.namespaces, scene.pieces).connect())
     figures["first proxy"] = first
     clients: list[Proxy] = []
 
     def connect() -> int:
-        clients.extend(Proxy(classes, responses, i, scene.namespaces) for i in range(proxies))
+        clients.extend(Proxy(classes, responses, i, scene.namespaces, scene.pieces) for i in range(proxies))
         return sum(client.connect() for client in clients)
 
     if profile == "connect":
@@ -188,7 +191,7 @@ def run(scene: Scene, proxies: int, turns: int, profile: str, kinds: list[str]) 
         names = sorted(held) if url in (ENDPOINTS, ROUTE) else ()
         request = pb.DeltaDiscoveryRequest(type_url=url, resource_names_subscribe=names, initial_resource_versions=held)
         opening.append(request.SerializeToString())
-    back = [Proxy(classes, responses, 0, scene.namespaces) for _ in range(min(proxies, 100))]
+    back = [Proxy(classes, responses, 0, scene.namespaces, scene.pieces) for _ in range(min(proxies, 100))]
 
     def reconnect() -> int:
         return sum(client.reconnect(opening) for client in back)
@@ -207,11 +210,18 @@ def main() -> None:
     parser.add_argument("--proxies", type=int, default=200)
     parser.add_argument("--turns", type=int, default=10)
     parser.add_argument("--scoped", action="store_true")
+    parser.add_argument("--pieces", action="store_true", help="route tables in pieces")
     parser.add_argument("--changes", nargs="*", default=list(KINDS_PLAYED), choices=KINDS_PLAYED)
     parser.add_argument("--profile", default="", metavar="KIND", help="connect, reconnect or a kind of change: where its time goes")
     options = parser.parse_args()
     columns = {
-        n: run(Scene(n, scoped=options.scoped, rules=n // 10), options.proxies, options.turns, options.profile, options.changes)
+        n: run(
+            Scene(n, scoped=options.scoped, rules=n // 10, pieces=options.pieces),
+            options.proxies,
+            options.turns,
+            options.profile,
+            options.changes,
+        )
         for n in options.services
     }
     print(f"{'services':32}" + "".join(f"{n:>12}" for n in columns))

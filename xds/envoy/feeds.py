@@ -5,7 +5,7 @@ one node for each. Every such node's value is a tuple of resources. When somethi
 at, and what they say differently is what the group's proxies are sent.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from xds import flow
@@ -62,7 +62,7 @@ class Feed:
         """Take in what has changed, a node at a time. Fills `pending`."""
         for node, old, new in self.watch.changes():
             if node is not self._listing:
-                self._replace(node, new or ())
+                self._update(node, old or (), new or ())
             else:
                 before, after = set(old or ()), set(new or ())
                 for key in new or ():
@@ -94,6 +94,20 @@ class Feed:
         self.watch.discard(node)
         self._replace(node, ())
         del self._resources[node]
+
+    def _update(self, node: flow.Node, old: Sequence[Resource], new: Sequence[Resource]) -> None:
+        """`_replace`, which costs what differs where names stay as they are."""
+        if len(old) != len(new):
+            self._replace(node, new)
+            return
+        changed = [(before, after) for before, after in zip(old, new, strict=True) if before is not after]
+        if any(before.name != after.name or self._owners[after.name] is not node for before, after in changed):
+            self._replace(node, new)
+            return
+        for before, after in changed:
+            self._resources[node][after.name] = after
+            if before != after:
+                self.pending[after.name] = after
 
     def _replace(self, node: flow.Node, new: Iterable[Resource]) -> None:
         before = self._resources.get(node, {})

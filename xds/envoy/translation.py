@@ -7,6 +7,7 @@ where no rule of a scope changes what a service's clusters look like, they are t
 
 from collections.abc import Iterable
 from functools import cached_property
+from itertools import chain
 
 import msgspec
 from google.protobuf.message import Message
@@ -288,8 +289,7 @@ class Translation(flow.Graph):
 
         Envoy knows by their names which table they are of.
         """
-        hosts = (host for part in self._segments(scope, client, name)[1] for host in part.hosts)
-        return tuple([host.piece(name) for host in hosts if ANY_DOMAIN not in host.domains])
+        return tuple(chain.from_iterable(part.pieces(name) for part in self._segments(scope, client, name)[1]))
 
     def _segments(self, scope: Scope, client: Client, name: str) -> "tuple[RouteTable | None, tuple[Segment, ...]]":
         """The route table of the scope, and its virtual hosts as this client is to have them."""
@@ -464,7 +464,7 @@ class Taken:
         self.added.update(domains)
 
 
-class Segment(msgspec.Struct, frozen=True):
+class Segment(msgspec.Struct, frozen=True, dict=True):
     """The virtual hosts of a table that are of one namespace's services: joined once for all tables that have them alike."""
 
     services: tuple[ServicePort, ...]
@@ -478,6 +478,17 @@ class Segment(msgspec.Struct, frozen=True):
         made = tuple(host for host in hosts if host is not None)
         version = b"".join([host.version for host in made])
         return cls(services, made, b"".join([host.field for host in made]), version)
+
+    @cached_property
+    def _pieces(self) -> dict[str, Resources]:
+        return {}
+
+    def pieces(self, table: str) -> Resources:
+        """The virtual hosts as resources of their own, of this route table; without one for any host, which stays in the table."""
+        made = self._pieces.get(table)
+        if made is None:
+            made = self._pieces[table] = tuple([host.piece(table) for host in self.hosts if ANY_DOMAIN not in host.domains])
+        return made
 
 
 class RouteTable(msgspec.Struct, frozen=True):

@@ -63,11 +63,11 @@ class Proxy:
     """A stream, as classes see it."""
 
     peer_identity = ""
-    pieces = False
+    pieces = True
 
     def __init__(self, namespace: str, index: int) -> None:
         self.node = pb.Node(id=f"sidecar~10.1.0.{index}~client-{index}.{namespace}~{namespace}.svc.cluster.local")
-        self.node_metadata: dict[str, Any] = {}
+        self.node_metadata: dict[str, Any] = {"ROUTE_TABLES": "pieces"} if index == 2 else {}
         self.assignment: Assignment | None = None
 
     def assign(self, assignment: Assignment) -> None:
