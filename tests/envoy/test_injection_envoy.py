@@ -12,6 +12,7 @@ from xds.objects import ProxyConfig
 
 pytestmark = pytest.mark.envoy
 
+WEB = {"name": "web", "readinessProbe": {"tcpSocket": {"port": 8080}}}
 FACTS = {"POD_NAME": "web-1", "POD_NAMESPACE": "shop", "SERVICE_ACCOUNT": "web", "NODE_NAME": "node-1"}
 
 
@@ -22,7 +23,7 @@ FACTS = {"POD_NAME": "web-1", "POD_NAMESPACE": "shop", "SERVICE_ACCOUNT": "web",
     ids=["plain", "special"],
 )
 def test_envoy_accepts_its_arguments(addresses: str, annotations: dict[str, str]) -> None:
-    pod = {"metadata": {"annotations": annotations, "labels": {"app": "web"}}, "spec": {"containers": [{"name": "web"}]}}
+    pod = {"metadata": {"annotations": annotations, "labels": {"app": "web"}}, "spec": {"containers": [WEB]}}
     (_, proxy) = inject(pod, "shop", Settings(), ProxyConfig(), native=True).pod["spec"]["initContainers"]
     facts = {**FACTS, "INSTANCE_IP": addresses.partition(",")[0], "INSTANCE_IPS": addresses}
     arguments = [re.sub(r"\$\$|\$\((\w+)\)", lambda m: "$" if m[0] == "$$" else facts[m[1]], argument) for argument in proxy["args"]]

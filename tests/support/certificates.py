@@ -20,13 +20,15 @@ class Authority:
         certificate = self._builder(self._name, self._key).add_extension(x509.BasicConstraints(ca=True, path_length=None), True)
         self.path = self._write(f"{name}.pem", self._signed(certificate))
 
-    def sign(self, name: str, *alternatives: str) -> tuple[Path, Path]:
+    def sign(self, name: str, *alternatives: str, organization: str = "") -> tuple[Path, Path]:
         """A certificate for these alternative names (DNS names, addresses or URIs), and its key."""
         key = ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+        groups = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, organization)] if organization else []
+        subject = x509.Name([*groups, x509.NameAttribute(NameOID.COMMON_NAME, name)])
         builder = self._builder(subject, key).add_extension(x509.SubjectAlternativeName([*map(_general, alternatives)]), False)
         private = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-        return self._write(f"{name}.pem", self._signed(builder)), self._write(f"{name}.key", private)
+        file = name.replace(":", "-")
+        return self._write(f"{file}.pem", self._signed(builder)), self._write(f"{file}.key", private)
 
     def revoke(self, name: str, *certificates: Path) -> Path:
         """A list of revoked certificates that has these."""

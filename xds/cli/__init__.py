@@ -12,6 +12,7 @@ COMMANDS = {
     "serve": "Run the control plane.",
     "dump": "Show what a proxy gets, and why.",
     "proxies": "List the connected proxies and how far each has come.",
+    "check": "Find out whether cluster, control plane and proxies are as they should be.",
     "bootstrap": "Write the bootstrap of an Envoy, or of a gRPC client.",
     "inject": "Add the proxy to the workloads in a file.",
     "capture": "Lead this network namespace's connections through its proxy.",

@@ -79,7 +79,9 @@ def state(watch: Watch) -> str:
         return "NACK"
     if watch.unacked:
         return "STALE"
-    return "SYNCED" if watch.sequence else "NOT SENT"
+    if watch.sequence or not (watch.dirty or watch.known.is_nothing()):  # one that returns may need nothing
+        return "SYNCED"
+    return "NOT SENT"
 
 
 def _status(watch: Watch) -> TypeStatus:

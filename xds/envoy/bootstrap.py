@@ -20,6 +20,7 @@ from xds.mesh.model import Locality, Mode
 ADMIN_PORT, STATUS_PORT, PROMETHEUS_PORT = 15000, 15021, 15090
 XDS_CLUSTER = "xds-grpc"
 ADMIN_CLUSTER = "prometheus_stats"
+TRIED_CLUSTER = "tried"
 # Envoy keeps only statistics that begin so. A cluster's and a listener's own would be most of a proxy's memory in a large mesh.
 STATISTICS = ("cluster_manager", "listener_manager", "server", f"cluster.{XDS_CLUSTER}", "istio")
 _UNLIMITED = 2**31 - 1
@@ -110,22 +111,28 @@ def bootstrap(
     token: Token | None = None,
     ports: Ports | None = None,
     statistics: Iterable[str] | None = STATISTICS,
+    tried: Mapping[str, int] | None = None,
 ) -> Any:
     """The `pb.Bootstrap` with which a stock Envoy joins the mesh as `node`.
 
     `discovery_address` is `host:port`, `[address]:port` for IPv6. `delta` chooses Delta ADS, else SotW. `statistics` are prefixes
-    of the statistics kept; None keeps all of them. ValueError where the address is not one.
+    of the statistics kept; None keeps all of them. `tried` are ports of the workload by paths: the status port answers at a path
+    whether the application accepts connections at the port. ValueError where the address is not one.
     """
     ports = ports or Ports()
     loopback = "::1" if node.ipv6_only else "127.0.0.1"
     admin = _socket(ports.admin_address or loopback, ports.admin)
     listen = ports.listen or ("::" if node.ipv6_only else "0.0.0.0")
+    tried = tried or {}
+    if statistics is not None and tried:
+        statistics = (*statistics, f"cluster.{TRIED_CLUSTER}")  # the filter that answers reads them
     kept = None if statistics is None else {"inclusion_list": {"patterns": [{"prefix": prefix} for prefix in statistics]}}
     listeners: list[Any] = []
     if ports.prometheus:
         listeners.append(_admin_listener("prometheus", listen, ports.prometheus, "/stats/prometheus", "/stats/prometheus"))
     if ports.status:
-        listeners.append(_admin_listener("status", listen, ports.status, "/healthz/ready", "/ready"))
+        answers = [_port_filter(path, port) for path, port in tried.items()]
+        listeners.append(_admin_listener("status", listen, ports.status, "/healthz/ready", "/ready", answers))
     stats_config: Any = {
         "use_all_default_tags": {"value": False},
         "stats_tags": [{"tag_name": tag, "regex": regex} for tag, regex in _TAGS.items()],
@@ -148,6 +155,7 @@ def bootstrap(
             "clusters": [
                 _xds_cluster(discovery_address, node, tls, token),
                 _cluster(ADMIN_CLUSTER, "STATIC", ports.admin_address or loopback, ports.admin),
+                *(_tried_cluster(node.addresses[0], port) for port in sorted({*tried.values()})),
             ],
             "listeners": listeners,
         },
@@ -253,8 +261,35 @@ def _credential(token: Token) -> Any:
     return _typed("envoy.filters.http.credential_injector", injector)
 
 
-def _admin_listener(name: str, address: str, port: int, path: str, admin_path: str) -> Any:
-    """A listener that answers one path, from the admin server, and nothing else of it."""
+def _tried_cluster(address: str, port: int) -> Any:
+    """A cluster without traffic, which is healthy while the application accepts connections at this port."""
+    often = {"timeout": timedelta(seconds=1), "interval": timedelta(seconds=1), "no_traffic_interval": timedelta(seconds=1)}
+    one = {"unhealthy_threshold": {"value": 1}, "healthy_threshold": {"value": 1}}
+    cluster: dict[str, Any] = _cluster(f"{TRIED_CLUSTER}|{port}", "STATIC", address, port)
+    cluster |= {
+        "health_checks": [{**often, **one, "tcp_health_check": {}}],
+        # Traffic capture lets the proxy through to its own workload by this source (see `clusters`).
+        "upstream_bind_config": {
+            "source_address": {"address": "127.0.0.6", "port_value": 0},
+            "extra_source_addresses": [{"address": {"address": "::6", "port_value": 0}}],
+        },
+    }
+    return cluster
+
+
+def _port_filter(path: str, port: int) -> Any:
+    """Answers 200 at `path` while the cluster of this port is healthy, else 503."""
+    filter_: Any = pb.message_class("envoy.extensions.filters.http.health_check.v3.HealthCheck")
+    config = filter_(
+        pass_through_mode={"value": False},
+        headers=[{"name": ":path", "string_match": {"exact": path}}],
+        cluster_min_healthy_percentages={f"{TRIED_CLUSTER}|{port}": {"value": 100}},
+    )
+    return _typed("envoy.filters.http.health_check", config)
+
+
+def _admin_listener(name: str, address: str, port: int, path: str, admin_path: str, filters: Iterable[Any] = ()) -> Any:
+    """A listener that answers one path, from the admin server, and nothing else of it; `filters` may answer more."""
     manager = pb.HttpConnectionManager(
         stat_prefix=name,
         route_config={
@@ -272,7 +307,7 @@ def _admin_listener(name: str, address: str, port: int, path: str, admin_path: s
                 }
             ],
         },
-        http_filters=[_typed("envoy.filters.http.router", pb.Router())],
+        http_filters=[*filters, _typed("envoy.filters.http.router", pb.Router())],
     )
     return {
         "name": name,

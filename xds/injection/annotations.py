@@ -69,6 +69,7 @@ class Wishes(msgspec.Struct, frozen=True, kw_only=True):
     period_seconds: int = 15
     failure_threshold: int = 4
     probed: bool = True
+    rewrites_probes: bool = True  # TCP probes of the application
     warnings: tuple[str, ...] = ()
 
 
@@ -80,8 +81,6 @@ def wishes(annotations: Mapping[str, str], settings: Settings, defaults: ProxyCo
     if templates != "sidecar":
         raise ConfigError(TEMPLATES, f"there is no template {templates!r}: only sidecar")
     warnings += [f"{key} has no effect: there is no agent beside the proxy" for key in _WITHOUT_AGENT if key in annotations]
-    if annotations.get(_SIDECAR + "rewriteAppHTTPProbers", "").lower() == "true":
-        warnings.append("sidecar.istio.io/rewriteAppHTTPProbers has no effect: probes go to the application through the proxy")
     mode = Mode.__members__.get(annotations.get(_SIDECAR + "interceptionMode", config.interception_mode))
     if mode is None:
         raise ConfigError(_SIDECAR + "interceptionMode", "must be REDIRECT, TPROXY or NONE")
@@ -104,6 +103,7 @@ def wishes(annotations: Mapping[str, str], settings: Settings, defaults: ProxyCo
         period_seconds=_number(annotations, _READINESS + "periodSeconds", 15),
         failure_threshold=_number(annotations, _READINESS + "failureThreshold", 4),
         probed=_status_port(annotations, warnings),
+        rewrites_probes=_boolean(annotations, _SIDECAR + "rewriteAppHTTPProbers", True),
         warnings=tuple(warnings),
     )
 

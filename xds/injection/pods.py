@@ -13,6 +13,7 @@ import msgspec
 
 from xds.injection.annotations import Wishes, wishes
 from xds.injection.policy import INIT, PROXY, REVISION_LABEL, STATUS
+from xds.injection.probes import rewritten
 from xds.injection.settings import Settings
 from xds.injection.sidecar import Identity, capture_container, proxy_container
 from xds.objects import ProxyConfig
@@ -94,7 +95,10 @@ def _add_containers(spec: dict[str, Any], wanted: Wishes, settings: Settings, id
     """
     containers, inits = list(spec.get("containers") or []), list(spec.get("initContainers") or [])
     own = _take(containers, PROXY) or _take(inits, PROXY)
-    proxy = _customised(proxy_container(wanted, settings, identity), own)
+    tried: dict[str, int] = {}
+    if wanted.capture is not None and wanted.rewrites_probes:
+        containers, tried = rewritten(containers, wanted.capture)
+    proxy = _customised(proxy_container(wanted, settings, identity, tried), own)
     own_init = _take(inits, INIT)
     capture = capture_container(wanted, settings)
     first = [] if capture is None else [_customised(capture, own_init)]

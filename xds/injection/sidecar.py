@@ -63,15 +63,18 @@ def capture_container(wishes: Wishes, settings: Settings) -> dict[str, Any] | No
     }
 
 
-def proxy_container(wishes: Wishes, settings: Settings, identity: Identity) -> dict[str, Any]:
-    """The proxy: an init container that stays where `wishes.native`, else a container like the others."""
+def proxy_container(wishes: Wishes, settings: Settings, identity: Identity, tried: Mapping[str, int]) -> dict[str, Any]:
+    """The proxy: an init container that stays where `wishes.native`, else a container like the others.
+
+    `tried` are the application's ports whose TCP probes it answers, by their paths.
+    """
     transparent = wishes.capture is not None and wishes.capture.mode is Mode.TPROXY
     container: dict[str, Any] = {
         "name": PROXY,
         "image": wishes.image,
         **_pull_policy(settings),
         "command": ["/usr/local/bin/envoy"],
-        "args": _arguments(wishes, settings, identity),
+        "args": _arguments(wishes, settings, identity, tried),
         "env": [{"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}} for name, path in _FACTS.items()],
         "ports": [{"name": "http-envoy-prom", "containerPort": PROMETHEUS_PORT, "protocol": "TCP"}],
         "resources": {"requests": dict(wishes.requests), "limits": dict(wishes.limits)},
@@ -123,10 +126,10 @@ def _lifecycle(wishes: Wishes) -> dict[str, Any]:
     return hooks
 
 
-def _arguments(wishes: Wishes, settings: Settings, identity: Identity) -> list[str]:
+def _arguments(wishes: Wishes, settings: Settings, identity: Identity, tried: Mapping[str, int]) -> list[str]:
     return [
         "--config-yaml",
-        _bootstrap(wishes, settings, identity),
+        _bootstrap(wishes, settings, identity, tried),
         *_concurrency(wishes),
         "--log-level",
         wishes.log_level,
@@ -138,7 +141,7 @@ def _arguments(wishes: Wishes, settings: Settings, identity: Identity) -> list[s
     ]
 
 
-def _bootstrap(wishes: Wishes, settings: Settings, identity: Identity) -> str:
+def _bootstrap(wishes: Wishes, settings: Settings, identity: Identity, tried: Mapping[str, int]) -> str:
     config = wishes.config
     metadata: dict[str, Any] = {key.removeprefix(_META): _literal(v) for key, v in config.proxy_metadata.items() if key.startswith(_META)}
     node = Node(
@@ -160,7 +163,8 @@ def _bootstrap(wishes: Wishes, settings: Settings, identity: Identity) -> str:
     # Readiness and metrics are asked for at the pod's address, and only there: of which family it is shows at run time.
     ports = Ports(admin=config.proxy_admin_port, listen="$(INSTANCE_IP)")
     statistics = (*STATISTICS, *map(_literal, wishes.statistics))
-    return bootstrap_json(bootstrap(node, _literal(config.discovery_address), ports=ports, statistics=statistics), indent=None)
+    message = bootstrap(node, _literal(config.discovery_address), ports=ports, statistics=statistics, tried=tried)
+    return bootstrap_json(message, indent=None)
 
 
 def _concurrency(wishes: Wishes) -> list[str]:

@@ -264,6 +264,55 @@ class TestBootstrap:
         assert [p["prefix"] for p in patterns][-2:] == ["cluster.outbound", "http"]
 
 
+class TestProbes:
+    TCP = {"tcpSocket": {"port": 8080}, "periodSeconds": 5}
+
+    def web(self, annotations: dict[str, str] | None = None, **probes: Any) -> dict[str, Any]:
+        ports = [{"containerPort": 8080, "name": "http"}]
+        return injected(annotations, containers=[{"name": "web", "ports": ports, **probes}])
+
+    @pytest.mark.parametrize("port", [8080, "http"])
+    def test_a_tcp_probe_asks_the_proxy_which_tries_the_application(self, port: int | str) -> None:
+        result = self.web(readinessProbe={"tcpSocket": {"port": port}, "periodSeconds": 5})
+        probe = container(result, "web")["readinessProbe"]
+        assert probe == {"httpGet": {"path": "/app-health/web/readyz", "port": 15021}, "periodSeconds": 5}
+        clusters = {c["name"]: c for c in bootstrap(result)["static_resources"]["clusters"]}
+        tried = clusters["tried|8080"]
+        assert tried["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"]["address"]["socket_address"] == {
+            "address": "10.1.2.3", "port_value": 8080,
+        }  # fmt: skip
+        assert tried["upstream_bind_config"]["source_address"]["address"] == "127.0.0.6"
+
+    def test_probes_of_each_kind_have_paths_of_their_own(self) -> None:
+        web = container(self.web(livenessProbe=self.TCP, startupProbe=self.TCP), "web")
+        assert web["livenessProbe"]["httpGet"]["path"] == "/app-health/web/livez"
+        assert web["startupProbe"]["httpGet"]["path"] == "/app-health/web/startupz"
+
+    @pytest.mark.parametrize(
+        "annotations",
+        [
+            {"traffic.sidecar.istio.io/excludeInboundPorts": "8080"},
+            {"traffic.sidecar.istio.io/includeInboundPorts": "9090"},
+            {"sidecar.istio.io/interceptionMode": "NONE"},
+            {"sidecar.istio.io/rewriteAppHTTPProbers": "false"},
+        ],
+    )
+    def test_a_probe_that_reaches_the_application_stays(self, annotations: dict[str, str]) -> None:
+        assert container(self.web(annotations, readinessProbe=self.TCP), "web")["readinessProbe"] == self.TCP
+
+    @pytest.mark.parametrize(
+        "probe",
+        [
+            {"httpGet": {"port": 8080}},
+            {"grpc": {"port": 8080}},
+            {"exec": {"command": ["true"]}},
+            {"tcpSocket": {"port": 8080, "host": "db"}},
+        ],
+    )
+    def test_other_probes_stay(self, probe: dict[str, Any]) -> None:
+        assert container(self.web(readinessProbe=probe), "web")["readinessProbe"] == probe
+
+
 class TestAnnotations:
     def test_capture_follows_them(self) -> None:
         result = injected(
