@@ -135,7 +135,7 @@ async def _kinds(cluster: Cluster) -> Finding:
     missing = tuple(kind.plural for kind in KINDS.values() if kind.group == _ISTIO and kind.plural not in served)
     if not missing:
         return CRDS.ok()
-    return Finding(CRDS.name, CRDS.title, "warning", missing, "install Istio's CRDs: rules of these kinds cannot be written without")
+    return Finding(CRDS.name, CRDS.title, "warning", missing, "the chart brings them; until then, rules of these kinds cannot be written")
 
 
 async def _permissions(cluster: Cluster) -> Finding:
@@ -156,7 +156,7 @@ async def _permissions(cluster: Cluster) -> Finding:
 
 async def _replicas(cluster: Cluster) -> Finding:
     pods = await cluster.items(f"/api/v1/namespaces/{ROOT_NAMESPACE}/pods?labelSelector=app%3Distiod")
-    waiting = tuple(pod["metadata"]["name"] for pod in pods if not _ready(pod))
+    waiting = tuple(pod["metadata"]["name"] for pod in pods if not replicas.ready(pod) and not pod["metadata"].get("deletionTimestamp"))
     if pods and not waiting:
         return REPLICAS.ok(f"{len(pods)} replicas")
     hint = f"see `kubectl -n {ROOT_NAMESPACE} describe pods` and their logs"
@@ -253,6 +253,7 @@ async def _missing(cluster: Cluster) -> Finding:
         f"{pod['metadata']['name']}.{pod['metadata']['namespace']}"
         for pod in await cluster.items("/api/v1/pods?fieldSelector=status.phase%3DRunning")
         if pod["metadata"]["namespace"] != ROOT_NAMESPACE
+        and not pod["metadata"].get("deletionTimestamp")
         and selected(
             labels.get(pod["metadata"]["namespace"], {}),
             pod["metadata"].get("labels") or {},
@@ -313,10 +314,6 @@ OBJECTS = Check("objects", "rules are without fault", _objects)
 
 BEFORE = (VERSION, CRDS, PERMISSIONS)
 AFTER = (REPLICAS, CERTIFICATE, WEBHOOK, PROXIES, CONNECTED, MISSING, PORTS, OBJECTS)
-
-
-def _ready(pod: dict[str, Any]) -> bool:
-    return any(c["type"] == "Ready" and c["status"] == "True" for c in pod.get("status", {}).get("conditions", ()))
 
 
 def _has_proxy(pod: dict[str, Any]) -> bool:

@@ -14,10 +14,16 @@ HTTP_PORT = 15014
 
 
 async def running(client: KubeClient) -> list[str]:
-    """The names of the pods that run the control plane, sorted."""
-    query = {"labelSelector": SELECTOR, "fieldSelector": "status.phase=Running"}
-    body = msgspec.json.decode(await client.request("GET", f"/api/v1/namespaces/{ROOT_NAMESPACE}/pods", query))
-    return sorted(item["metadata"]["name"] for item in body["items"] if not item["metadata"].get("deletionTimestamp"))
+    """The names of the pods that run the control plane and are ready, sorted."""
+    path = f"/api/v1/namespaces/{ROOT_NAMESPACE}/pods"
+    body = msgspec.json.decode(await client.request("GET", path, {"labelSelector": SELECTOR}))
+    return sorted(pod["metadata"]["name"] for pod in body["items"] if ready(pod) and not pod["metadata"].get("deletionTimestamp"))
+
+
+def ready(pod: dict[str, Any]) -> bool:
+    """Whether the condition `Ready` of a pod, as JSON, is true."""
+    conditions = pod.get("status", {}).get("conditions", ())
+    return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
 
 
 async def ask_all(client: KubeClient, path: str) -> list[dict[str, Any]]:
@@ -27,7 +33,7 @@ async def ask_all(client: KubeClient, path: str) -> list[dict[str, Any]]:
     """
     names = await running(client)
     if not names:
-        raise KubeError(404, f"no control plane runs in {ROOT_NAMESPACE}")
+        raise KubeError(404, f"no control plane is ready in {ROOT_NAMESPACE}")
     answers = await asyncio.gather(*(_ask(client, name, path) for name in names))
     return [{**item, "replica": name} for name, found in zip(names, answers, strict=True) for item in found]
 
@@ -36,7 +42,7 @@ async def ask_one(client: KubeClient, path: str) -> Any:
     """What some replica answers, where all would answer alike. KubeError as for `ask_all`."""
     names = await running(client)
     if not names:
-        raise KubeError(404, f"no control plane runs in {ROOT_NAMESPACE}")
+        raise KubeError(404, f"no control plane is ready in {ROOT_NAMESPACE}")
     return await _ask(client, names[0], path)
 
 

@@ -12,7 +12,6 @@ import pytest
 from support import bookinfo
 from support import node as support
 from support.instructions import Instructions
-from support.kube import binary
 from support.node import Node
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "cluster.md"
@@ -85,7 +84,7 @@ def instructions(tmp_path_factory: pytest.TempPathFactory) -> Instructions:
 
 @pytest.fixture(scope="session")
 def node(instructions: Instructions) -> Iterator[Node]:
-    """A node that knows our images, made as the documentation says, and Istio's kinds."""
+    """A node that knows our images, made as the documentation says."""
     if not support.available():
         pytest.skip(f"needs root and Debian's packages {support.PACKAGES}")
     (build,) = instructions.commands("Images")
@@ -94,7 +93,6 @@ def node(instructions: Instructions) -> Iterator[Node]:
         for archive in sorted((instructions.directory / "dist").glob("*.tar")):
             running.load(archive)
             archive.unlink()
-        running.kubectl("apply", "--server-side", "-f", str(binary("istio-crds.yaml")))
         yield running
 
 
@@ -103,9 +101,9 @@ def mesh(node: Node, instructions: Instructions) -> Mesh:
     mesh = Mesh(node)
     node.kubectl("create", "namespace", NAMESPACE)
     mesh.apply(bookinfo.bookinfo())
-    mesh.apply(bookinfo.RULES)
-    node.apply(bookinfo.manifests(bookinfo.pod("client", "-c", "import time; time.sleep(1e6)")))
+    node.apply(bookinfo.manifests(bookinfo.pod("client", "-Ic", bookinfo.program("idle"))))
     instructions.follow(node, "Install")
+    mesh.apply(bookinfo.RULES)
     instructions.follow(node, "A namespace joins")
     mesh.rolled_out()
     node.kubectl("wait", "pod/client", "--for=condition=Ready", "--timeout=60s")

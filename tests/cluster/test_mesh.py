@@ -193,7 +193,7 @@ class TestCheck:
         assert {name: status for name, (status, _) in self.findings(mesh).items()} == dict.fromkeys(CHECKS, "ok")
 
     def test_each_thing_that_is_wrong_is_named(self, mesh: Mesh) -> None:
-        bare = bookinfo.pod("bare", "-c", "import time; time.sleep(1e6)", labels={"sidecar.istio.io/inject": "false"})
+        bare = bookinfo.pod("bare", "-Ic", bookinfo.program("idle"), labels={"sidecar.istio.io/inject": "false"})
         rule = {
             "apiVersion": "networking.istio.io/v1",
             "kind": "VirtualService",
@@ -226,14 +226,17 @@ def test_the_documentation_helps_where_something_is_wrong(mesh: Mesh, instructio
     assert all(printed[i] for i in (0, 1, 3, 4))  # a proxy that lacks nothing may have nothing to log
 
 
-def test_an_upgrade_keeps_what_the_leader_has_filled_in(mesh: Mesh, instructions: Instructions) -> None:
+def test_an_upgrade_keeps_what_was_filled_in_meanwhile(mesh: Mesh, instructions: Instructions) -> None:
     def bundles() -> set[str]:
         found = mesh.node.get("mutatingwebhookconfiguration", "istio-sidecar-injector")
         return {webhook["clientConfig"].get("caBundle", "") for webhook in found["webhooks"]}
 
     before = bundles()
+    mesh.node.kubectl("-n", "istio-system", "scale", "deployment/istiod", "--replicas=3")
+    mesh.rolled_out("istio-system")
     instructions.follow(mesh.node, "Upgrade")
     assert bundles() == before != {""}
+    assert mesh.node.get("deployment", "-n", "istio-system", "istiod")["spec"]["replicas"] == 3  # as an autoscaler has it
     mesh.rolled_out("istio-system")
     mesh.rolled_out()
     mesh.node.until(mesh.synced, "all proxies to be SYNCED")
@@ -257,7 +260,9 @@ def test_a_namespace_moves_to_another_revision_and_back(mesh: Mesh, instructions
 
 def test_uninstalling_leaves_nothing_of_it(mesh: Mesh, instructions: Instructions) -> None:
     """Last: it takes the mesh away."""
-    instructions.follow(mesh.node, "Uninstall", without_last=True)
+    *commands, namespace, kinds_of_istio = instructions.commands("Uninstall")
+    for command in commands:
+        instructions.run(mesh.node, command)
     kinds = "deployment,service,configmap,secret,lease,serviceaccount,role,rolebinding,hpa,poddisruptionbudget,endpointslice"
     left = [item["kind"] + "/" + item["metadata"]["name"] for item in mesh.node.get(kinds, "-n", "istio-system")["items"]]
     assert sorted(left) == ["ConfigMap/kube-root-ca.crt", "ServiceAccount/default"]
@@ -268,5 +273,7 @@ def test_uninstalling_leaves_nothing_of_it(mesh: Mesh, instructions: Instruction
         assert [c["name"] for c in pod["spec"]["containers"]] == [pod["metadata"]["labels"]["app"]]
         assert "initContainers" not in pod["spec"]
     assert {answer["name"] for answer in mesh.call(PRODUCTPAGE, times=3)} == {"productpage"}
-    instructions.run(mesh.node, instructions.commands("Uninstall")[-1])
+    for command in (namespace, kinds_of_istio):
+        instructions.run(mesh.node, command)
+    assert "istio" not in mesh.node.kubectl("get", "crd,namespace", "-o", "name")
     assert not instructions.pending  # every command of the document was run

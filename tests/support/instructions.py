@@ -36,13 +36,10 @@ class Instructions:
         )
         return {"PATH": path, "KUBECONFIG": str(kubeconfig), "HELM_CACHE_HOME": str(self.directory / "helm"), "COLUMNS": "300"}
 
-    def follow(self, node: Node, title: str, *, without_last: bool = False) -> str:
-        """Run the commands of a section on the node, the last one only if not `without_last`; what the last of them printed."""
-        commands = self.commands(title)
-        printed = ""
-        for command in commands[:-1] if without_last else commands:
-            printed = self.run(node, command)
-        return printed
+    def follow(self, node: Node, title: str) -> None:
+        """Run the commands of a section on the node."""
+        for command in self.commands(title):
+            self.run(node, command)
 
     def run(self, node: Node, command: str) -> str:
         """Run one command; AssertionError with what it says where it fails."""

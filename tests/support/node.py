@@ -49,13 +49,14 @@ class Node:
         self._init: subprocess.Popen[bytes] | None = None
         self._pid = 0  # of the first process, as this machine numbers it
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
-        self._before: set[Path] = set()
+        self._group = directory.name  # the cgroup of its containers, in every hierarchy
 
     # Its life
 
     def start(self) -> None:
         """Start everything; returns when the node is Ready and names resolve."""
-        self._before = set(_cgroups())
+        for hierarchy in _hierarchies():
+            (hierarchy / self._group).mkdir()
         for folder in ("logs", "cni", "kubelet", "lib-cni", "pod-logs", "images"):
             (self.directory / folder).mkdir()
         self._certificates()
@@ -104,12 +105,13 @@ class Node:
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def _without_cgroups(self) -> bool:
-        """Remove the cgroups that came with it. Those with a process that has not gone yet cannot be removed yet."""
-        left = [group for group in _cgroups() if group not in self._before]
-        for group in left:
-            with contextlib.suppress(OSError):
-                group.rmdir()
-        return not left
+        """Remove the cgroups of its containers. Those with a process that has not gone yet cannot be removed yet."""
+        roots = [hierarchy / self._group for hierarchy in _hierarchies()]
+        for root in roots:
+            for group in sorted((root, *root.rglob("*")), reverse=True):
+                with contextlib.suppress(OSError):
+                    group.rmdir()
+        return not any(root.exists() for root in roots)
 
     # What tests do with it
 
@@ -277,6 +279,7 @@ state = "/run/xds/state"
             "authorization": {"mode": "Webhook"},
             "tlsCertFile": str(keys / "system-node-node-1.pem"), "tlsPrivateKeyFile": str(keys / "system-node-node-1.key"),
             "containerRuntimeEndpoint": "unix:///run/xds/containerd.sock", "cgroupDriver": "cgroupfs", "cgroupsPerQOS": False,
+            "cgroupRoot": f"/{self._group}",
             "enforceNodeAllocatable": [], "failCgroupV1": False, "failSwapOn": False, "localStorageCapacityIsolation": False,
             "clusterDNS": [DNS], "clusterDomain": "cluster.local", "maxPods": 250, "imageGCHighThresholdPercent": 100,
             "evictionHard": {"memory.available": "100Mi", "nodefs.available": "1%", "imagefs.available": "1%", "nodefs.inodesFree": "1%"},
@@ -318,10 +321,11 @@ def _image_writer() -> Callable[..., None]:
     return write
 
 
-def _cgroups() -> list[Path]:
-    """The cgroups of pods, the innermost first."""
-    roots = [folder for pattern in ("kubepods*", "*/kubepods*", "k8s.io", "*/k8s.io") for folder in CGROUPS.glob(pattern)]
-    return sorted((path for root in roots for path in (root, *root.rglob("*")) if path.is_dir()), reverse=True)
+def _hierarchies() -> list[Path]:
+    """Where cgroups are made: one folder for each controller (cgroup v1), or one for all."""
+    if (CGROUPS / "cgroup.procs").exists():
+        return [CGROUPS]
+    return [path for path in CGROUPS.iterdir() if (path / "cgroup.procs").exists()]
 
 
 @contextmanager
