@@ -46,10 +46,7 @@ def command(server: str | None, kubeconfig: Path | None, context: str | None, ou
       xds proxies --server http://127.0.0.1:15014    of a control plane that runs here
     """
     proxies: list[dict[str, Any]]
-    if server is None:
-        proxies = asyncio.run(_ask_cluster(kubeconfig, context))
-    else:
-        proxies = ask(f"{server.rstrip('/')}/debug/syncz", "--server")
+    proxies = asyncio.run(_ask_cluster(kubeconfig, context)) if server is None else ask(f"{server.rstrip('/')}/debug/syncz", "--server")
     if output == "json":
         click.echo(msgspec.json.format(msgspec.json.encode(proxies), indent=2).decode())
     elif output == "yaml":
