@@ -289,29 +289,39 @@ class TestCertificatesOfTheMesh:
 
 
 class TestFilesThatAreNotThere:
+    RULES = """
+        apiVersion: networking.istio.io/v1
+        kind: ServiceEntry
+        metadata: {{name: absent}}
+        spec:
+          hosts: [absent.test]
+          ports: [{{number: 80, name: http, protocol: HTTP}}]
+          resolution: STATIC
+          endpoints: [{{address: {address}, ports: {{http: 8443}}}}]
+        ---
+        apiVersion: networking.istio.io/v1
+        kind: DestinationRule
+        metadata: {{name: absent}}
+        spec: {{host: absent.test, trafficPolicy: {{tls: {{mode: SIMPLE, caCertificates: {path}}}}}}}
+    """
+
     def test_what_a_proxy_rejects_is_said_of_the_rule_and_harms_no_other(self, mesh: Mesh, world: World) -> None:
-        mesh.service("absent", ports=PLAIN)
+        address = mesh.application("absent", ports=[8443]).address
         mesh.service("absent-beside")
-        text = """
-            apiVersion: networking.istio.io/v1
-            kind: DestinationRule
-            metadata: {{name: absent}}
-            spec: {{host: absent, trafficPolicy: {{tls: {{mode: SIMPLE, sni: server.test, caCertificates: {path}}}}}}}
-        """
-        mesh.apply(text.format(path="/not/there.pem"))
+        mesh.apply(self.RULES.format(address=address, path="/not/there.pem"))
         client = mesh.pod("absent")
 
         def said() -> list[str]:
             return [p for p in mesh.problems() if p.startswith(f"DestinationRule absent.{mesh.namespace}: ")]
 
         (problem,) = eventually(said)
-        assert "outbound|80||absent." in problem
-        assert client.mesh_namespace in problem
+        assert "outbound|80||absent.test is rejected by" in problem
+        assert mesh.namespace in problem
         assert "/not/there.pem" in problem
-        assert client.get("http://absent/").status == 503
+        assert client.get("http://absent.test/").status == 503
         assert client.get("http://absent-beside/").status == 200
-        mesh.apply(text.format(path=world.authority.path))
-        eventually(lambda: client.get("http://absent/").status == 200 and not said())
-        call = client.get("http://absent/").call
+        mesh.apply(self.RULES.format(address=address, path=world.authority.path))
+        eventually(lambda: client.get("http://absent.test/").status == 200 and not said())
+        call = client.get("http://absent.test/").call
         assert call is not None
         assert call.tls
