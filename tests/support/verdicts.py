@@ -22,6 +22,8 @@ def entry(**fields: Any) -> Spec:
     return {"hosts": ["a.example.com"], "ports": ports, "resolution": "DNS", **fields}
 
 
+HTTP_PORT = {"number": 80, "protocol": "HTTP", "name": "http"}
+
 # Kind, spec, and the field that is wrong.
 REFUSED_BY_BOTH: list[tuple[str, Spec, str]] = [
     ("VirtualService", http(timeout="500us"), "$.spec.http[0].timeout"),
@@ -217,6 +219,29 @@ REFUSED_BY_US: list[tuple[str, Spec, str]] = [
     ("Sidecar", {"egress": [{"hosts": ["a"]}]}, "$.spec.egress[0].hosts[0]"),
     ("Sidecar", {"egress": [{"hosts": []}]}, "$.spec.egress[0].hosts"),
     ("Sidecar", {"ingress": [{"port": {}}]}, "$.spec.ingress[0].port"),
+    ("Sidecar", {"egress": [{"hosts": ["./*"], "bind": "127.0.0.1"}]}, "$.spec.egress[0].port"),
+    ("Sidecar", {"egress": [{"hosts": ["./*"], "bind": "localhost", "port": HTTP_PORT}]}, "$.spec.egress[0].bind"),
+    (
+        "Sidecar",
+        {"egress": [{"hosts": ["./*"], "bind": "unix:///run/it", "port": HTTP_PORT, "captureMode": "IPTABLES"}]},
+        "$.spec.egress[0].captureMode",
+    ),
+    ("Sidecar", {"ingress": [{"port": HTTP_PORT}, {"port": HTTP_PORT}]}, "$.spec.ingress[1].port.number"),
+    ("Sidecar", {"ingress": [{"port": HTTP_PORT, "bind": "unix:///run/it"}]}, "$.spec.ingress[0].bind"),
+    ("Sidecar", {"ingress": [{"port": HTTP_PORT, "defaultEndpoint": "10.0.0.1:80"}]}, "$.spec.ingress[0].defaultEndpoint"),
+    ("Sidecar", {"ingress": [{"port": HTTP_PORT, "defaultEndpoint": "127.0.0.1"}]}, "$.spec.ingress[0].defaultEndpoint"),
+    ("Sidecar", {"ingress": [{"port": HTTP_PORT, "defaultEndpoint": "127.0.0.1:0"}]}, "$.spec.ingress[0].defaultEndpoint"),
+    (
+        "Sidecar",
+        {"outboundTrafficPolicy": {"mode": "REGISTRY_ONLY", "egressProxy": {"host": "a.b"}}},
+        "$.spec.outboundTrafficPolicy.egressProxy",
+    ),
+    ("ServiceEntry", entry(endpoints=[{"address": "unix:///run/it"}]), "$.spec.endpoints[0].address"),
+    (
+        "ServiceEntry",
+        entry(hosts=["*.example.com"], resolution="DYNAMIC_DNS", location="MESH_INTERNAL"),
+        "$.spec.location",
+    ),
     ("ServiceEntry", entry(hosts=["*.example.com"]), "$.spec.hosts[0]"),
     ("ServiceEntry", entry(addresses=["a.b"]), "$.spec.addresses[0]"),
     ("ServiceEntry", entry(resolution="STATIC", endpoints=[{"address": "a.b"}]), "$.spec.endpoints[0].address"),
@@ -228,6 +253,9 @@ WITHOUT_EFFECT: list[tuple[str, Spec, str]] = [
     ("VirtualService", http(headers={"request": {"remove": ["host"]}}), "$.spec.http[0].headers.request.remove[0]"),
     ("VirtualService", http(headers={"response": {"add": {"host": "b"}}}), "$.spec.http[0].headers.response.add.host"),
     ("VirtualService", http(rewrite={}), "$.spec.http[0].rewrite"),
+    ("ServiceEntry", entry(ports=[{"number": 80, "name": "http", "protocol": "HTTPP"}]), "$.spec.ports[0].protocol"),
+    ("ServiceEntry", entry(hosts=["*.a.b"], resolution="DYNAMIC_DNS", endpoints=[{"address": "10.0.0.1"}]), "$.spec.endpoints"),
+    ("Sidecar", {"ingress": [{"port": {"number": 80, "protocol": "HTTPP", "name": "http"}}]}, "$.spec.ingress[0].port.protocol"),
     ("VirtualService", http(rewrite={"uri": "/", "uriRegexRewrite": {"match": "/a", "rewrite": "/b"}}), "$.spec.http[0].rewrite.uri"),
     ("VirtualService", http(retries={"attempts": 1, "retryOn": "5xx,whenever"}), "$.spec.http[0].retries.retryOn"),
     ("VirtualService", http(retries={"attempts": 1, "retryOn": "999"}), "$.spec.http[0].retries.retryOn"),

@@ -7,6 +7,9 @@ from typing import Literal
 
 from xds.objects.meta import KubernetesObject, Message, UInt32
 
+# What a port may say that it speaks, in any case (Istio: "Protocol Selection").
+PROTOCOLS = frozenset({"http", "http_proxy", "http2", "grpc", "grpc-web", "https", "tls", "tcp", "mongo", "redis", "mysql", "udp"})
+
 
 class WorkloadSelector(Message, frozen=True):
     labels: dict[str, str] = {}

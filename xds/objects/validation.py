@@ -10,8 +10,8 @@ from xds.objects.constraints import check
 from xds.objects.destination_rule import ClientTLSSettings, DestinationRule, TrafficPolicy
 from xds.objects.kubernetes import ConfigMap
 from xds.objects.mesh_config import ROOT_NAMESPACE, MeshConfig, mesh_config
-from xds.objects.service_entry import ServiceEntry, WorkloadEntry
-from xds.objects.sidecar import ServerTLSSettings, Sidecar
+from xds.objects.service_entry import PROTOCOLS, ServiceEntry, WorkloadEntry
+from xds.objects.sidecar import IstioEgressListener, IstioIngressListener, ServerTLSSettings, Sidecar
 from xds.objects.virtual_service import Destination, HTTPRoute, TCPRoute, TLSRoute, VirtualService
 
 _HOST = re.compile(
@@ -20,6 +20,9 @@ _HOST = re.compile(
 )
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", re.ASCII)
 MAX_WEIGHTS = 2**32 - 1  # Envoy: WeightedCluster
+MAX_PORT = 65535
+UNIX = "unix://"
+_APPLICATION_HOSTS = ("127.0.0.1", "[::1]", "0.0.0.0", "[::]")  # the loopback addresses, and the workload's own
 _DEFAULT_MESH = MeshConfig()
 _UNUSED_SETTINGS = ("config_sources", "ingress_selector", "service_settings", "service_scope_configs", "service_entry_visibility")
 _REDIRECT_CODES = frozenset({301, 302, 303, 307, 308})
@@ -238,27 +241,79 @@ def _service_entry(item: ServiceEntry) -> Iterator[Problem]:  # noqa: C901 - one
     if spec.resolution == "STATIC":
         for i, endpoint in enumerate(spec.endpoints):
             if endpoint.address and not endpoint.address.startswith("unix://") and not _is_ip(endpoint.address):
-                yield Problem(
-                    f"$.spec.endpoints[{i}].address", f"resolution STATIC needs an IP address, not {endpoint.address!r}"
-                )
+                yield Problem(f"$.spec.endpoints[{i}].address", f"resolution STATIC needs an IP address, not {endpoint.address!r}")
+    sockets = [i for i, endpoint in enumerate(spec.endpoints) if (endpoint.address or "").startswith(UNIX)]
+    for i in sockets:
+        if spec.resolution != "STATIC":
+            yield Problem(f"$.spec.endpoints[{i}].address", "a Unix socket needs resolution STATIC")
+        if len(spec.ports) > 1:
+            yield Problem("$.spec.ports", "behind a Unix socket there is one port")
+    if spec.resolution == "DYNAMIC_DNS":
+        if spec.location == "MESH_INTERNAL":
+            yield Problem("$.spec.location", "resolution DYNAMIC_DNS is for services outside the mesh")
+        if spec.endpoints:
+            yield Problem("$.spec.endpoints", "resolution DYNAMIC_DNS asks for the name that is called: no endpoint is used", warning=True)
+    for i, port in enumerate(spec.ports):
+        yield from _protocol(f"$.spec.ports[{i}].protocol", port.protocol)
     yield from _export_to("$.spec.exportTo", spec.export_to)
 
 
 def _sidecar(item: Sidecar) -> Iterator[Problem]:
     for i, egress in enumerate(item.spec.egress):
-        if not egress.hosts:
-            yield Problem(f"$.spec.egress[{i}].hosts", "at least one host is needed, as in ./*")
-        for j, host in enumerate(egress.hosts):
-            namespace, slash, name = host.partition("/")
-            if not slash or not namespace or not name:
-                yield Problem(
-                    f"$.spec.egress[{i}].hosts[{j}]", f"{host!r} is not of the form namespace/host; ./* means this namespace"
-                )
+        yield from _egress(f"$.spec.egress[{i}]", egress)
+    numbers: set[int] = set()
     for i, ingress in enumerate(item.spec.ingress):
-        if ingress.port is None or not ingress.port.number:
-            yield Problem(f"$.spec.ingress[{i}].port", "an ingress listener needs a port")
-        if ingress.tls is not None:
-            yield from _ingress_tls(f"$.spec.ingress[{i}].tls", ingress.tls)
+        number = ingress.port.number or 0
+        yield from _ingress(f"$.spec.ingress[{i}]", ingress)
+        if number in numbers:
+            yield Problem(f"$.spec.ingress[{i}].port.number", f"the port {number} stands twice")
+        numbers.add(number)
+    policy = item.spec.outbound_traffic_policy
+    if policy is not None and policy.egress_proxy is not None:
+        at = "$.spec.outboundTrafficPolicy.egressProxy"
+        yield from _destination(at, policy.egress_proxy)
+        if policy.mode != "ALLOW_ANY":
+            yield Problem(at, "unknown traffic goes through a proxy only where the mode is ALLOW_ANY")
+
+
+def _egress(at: str, egress: IstioEgressListener) -> Iterator[Problem]:
+    if not egress.hosts:
+        yield Problem(f"{at}.hosts", "at least one host is needed, as in ./*")
+    for j, host in enumerate(egress.hosts):
+        namespace, slash, name = host.partition("/")
+        if not slash or not namespace or not name:
+            yield Problem(f"{at}.hosts[{j}]", f"{host!r} is not of the form namespace/host; ./* means this namespace")
+    is_unix = (egress.bind or "").startswith(UNIX)
+    if is_unix and egress.capture_mode == "IPTABLES":
+        yield Problem(f"{at}.captureMode", "nothing is captured for a Unix socket")
+    if egress.bind and not is_unix:
+        if not _is_ip(egress.bind):
+            yield Problem(f"{at}.bind", f"{egress.bind!r} is no IP address, and does not begin with {UNIX}")
+        if egress.port is None or not egress.port.number:
+            yield Problem(f"{at}.port", "a listener with an address of its own needs a port")
+    if egress.port is not None:
+        yield from _protocol(f"{at}.port.protocol", egress.port.protocol)
+
+
+def _ingress(at: str, ingress: IstioIngressListener) -> Iterator[Problem]:
+    if not ingress.port.number:
+        yield Problem(f"{at}.port", "an ingress listener needs a port")
+    yield from _protocol(f"{at}.port.protocol", ingress.port.protocol)
+    if ingress.bind and not _is_ip(ingress.bind):
+        yield Problem(f"{at}.bind", f"{ingress.bind!r} is no IP address")
+    endpoint = ingress.default_endpoint
+    if endpoint and not endpoint.startswith(UNIX):
+        host, _, number = endpoint.rpartition(":")
+        if host not in _APPLICATION_HOSTS or not number.isdecimal() or not 1 <= int(number) <= MAX_PORT:
+            known = ", ".join(_APPLICATION_HOSTS)
+            yield Problem(f"{at}.defaultEndpoint", f"must be {UNIX}/path, or a port of {known}; it is `{endpoint}`")
+    if ingress.tls is not None:
+        yield from _ingress_tls(f"{at}.tls", ingress.tls)
+
+
+def _protocol(at: str, name: str | None) -> Iterator[Problem]:
+    if name and name.lower() not in PROTOCOLS:
+        yield Problem(at, f"{name!r} is no protocol that is known: what the port carries is found out", warning=True)
 
 
 def _ingress_tls(at: str, tls: ServerTLSSettings) -> Iterator[Problem]:

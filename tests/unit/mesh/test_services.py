@@ -4,7 +4,9 @@ import pytest
 from support.meshes import apply, config, delete, istio, k8s, mesh, namespace, seen, the, view
 
 from xds.mesh.model import Protocol, Resolution, Service
+from xds.mesh.protocols import declared
 from xds.mesh.store import Mesh
+from xds.objects.service_entry import PROTOCOLS
 
 X = "x.default.svc.cluster.local"
 
@@ -156,3 +158,7 @@ class TestDiscoverySelectors:
     def test_selectors(self, selector: str, chosen: bool) -> None:
         made = mesh(k8s("x", "in"), namespace("in", "team: a"), config(f"discoverySelectors: [{selector}]"))
         assert (made.service("x.in.svc.cluster.local", "in") is not None) is chosen
+
+
+def test_every_protocol_that_ports_may_declare_is_known() -> None:
+    assert {name for name in PROTOCOLS if declared(name) is not Protocol.AUTO} == PROTOCOLS
