@@ -12,6 +12,7 @@ A module's public functions, those without parameters, return such things as dat
 Each resource is held against the rules in Envoy's descriptors. What breaks one is not served, and said to be where it is: file and line.
 """
 
+import dataclasses
 import inspect
 import json
 import re
@@ -30,7 +31,7 @@ from xds import pb
 from xds.discovery import names
 from xds.discovery.resources import Assignable, Resource, content_hash
 from xds.errors import Problem
-from xds.objects.documents import Document, documents
+from xds.objects.documents import Document, documents, parts
 from xds.validation import check
 
 SUFFIXES = (".yaml", ".yml", ".json", ".py")
@@ -83,23 +84,45 @@ class Fault(Exception):  # noqa: N818 - it becomes a Problem
         self.reason = reason
 
 
-def parse(file: Path) -> Iterator[Entry | Problem]:
-    """The resources of a file, and a problem, with file and line, for each document that is none. FileNotFoundError where it is gone."""
+class Parsed(msgspec.Struct):
+    """What a file says. `parts` are the texts of its documents, each with the lines before it and what it says."""
+
+    found: list[Entry | Problem] = []
+    parts: dict[str, tuple[int, list[Entry | Problem]]] = {}
+
+
+def parse(file: Path, before: Parsed | None = None) -> Parsed:
+    """The resources of a file, and a problem, with file and line, for each document that is none. FileNotFoundError where it is gone.
+
+    Documents that it had `before` are not read again.
+    """
     try:
         content = file.read_bytes()
         text = content.decode("utf-8-sig")
     except FileNotFoundError:
         raise
     except OSError as e:
-        yield Problem("$", f"cannot be read: {e.strerror}", str(file))
-        return
+        return Parsed([Problem("$", f"cannot be read: {e.strerror}", str(file))])
     except UnicodeDecodeError as e:
-        yield Problem("$", f"not UTF-8: {e}", str(file))
-        return
+        return Parsed([Problem("$", f"not UTF-8: {e}", str(file))])
     if file.suffix == ".py":
-        yield from _module(file, text)
-        return
-    for document in _documents(file, text):
+        return Parsed(list(_module(file, text)))
+    parsed = Parsed()
+    for line, part in _json_parts(text) if file.suffix == ".json" else parts(text):
+        if before is not None and part in before.parts:
+            old_line, said = before.parts[part]
+            said = [_moved(each, line - old_line) for each in said]
+        else:
+            said = list(_said(file, part, line))
+        parsed.parts[part] = line, said
+        parsed.found += said
+    return parsed
+
+
+def _said(file: Path, part: str, line: int) -> Iterator[Entry | Problem]:
+    if file.suffix == ".json":  # it is YAML, but for tabs
+        part = re.sub(r"(?m)^[ \t]+", lambda indent: " " * len(indent.group()), part)
+    for document in documents(part, str(file), line):
         errors = [problem for problem in document.problems if not problem.warning]
         if errors:
             yield from errors
@@ -107,13 +130,13 @@ def parse(file: Path) -> Iterator[Entry | Problem]:
             yield from _entries(document)
 
 
-def _documents(file: Path, text: str) -> Iterator[Document]:
-    if file.suffix == ".json":
-        # JSON is YAML, but for tabs, and for documents that just follow one another.
-        for line, part in _json_parts(text):
-            yield from documents(re.sub(r"(?m)^[ \t]+", lambda indent: " " * len(indent.group()), part), str(file), line)
-    else:
-        yield from documents(text, str(file))
+def _moved(said: Entry | Problem, lines: int) -> Entry | Problem:
+    """The same, so many lines further down in its file."""
+    if lines == 0:
+        return said
+    path, _, line = said.where.rpartition(":")
+    where = f"{path}:{int(line) + lines}"
+    return msgspec.structs.replace(said, where=where) if isinstance(said, Entry) else dataclasses.replace(said, where=where)
 
 
 def _json_parts(text: str) -> Iterator[tuple[int, str]]:

@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 import structlog
 
-from xds.discovery.authored import ALL, SUFFIXES, Entry, Nodes, parse
+from xds.discovery.authored import ALL, SUFFIXES, Entry, Nodes, Parsed, parse
 from xds.discovery.protocol.types import TYPES
 from xds.discovery.resources import Assignable, Assignment, Group, Resource
 from xds.errors import Problem
@@ -32,6 +32,7 @@ class _File(msgspec.Struct):
     """A file as last read."""
 
     signature: Signature
+    parsed: Parsed
     entries: list[Entry] = []
     problems: list[Problem] = []
 
@@ -116,13 +117,13 @@ class RawResources:
 
     async def _read(self, path: str, signature: Signature) -> None:
         """Take a file as it is now; of a document that is bad, what it was before stays."""
+        before = self._files.get(path)
         try:
-            found = await asyncio.to_thread(lambda: list(parse(Path(path))))
+            parsed = await asyncio.to_thread(parse, Path(path), None if before is None else before.parsed)
         except FileNotFoundError:
             return  # it went just now: the next look will tell
-        before = self._files.get(path)
-        file = self._files[path] = _File(signature)
-        for each in found:
+        file = self._files[path] = _File(signature, parsed)
+        for each in parsed.found:
             if isinstance(each, Problem):
                 file.problems.append(each)
             else:

@@ -50,7 +50,7 @@ class Known:
         found = _all.get(key)
         if found is None:
             sent = bool(generations) and generations[0] != NOTHING
-            version = f"{sum(group.fingerprint for group in groups) & _MASK:016x}" if sent else ""
+            version = f"{sum(group.fingerprint for group in groups) & _MASK:016x}" if sent or not groups else ""
             if deviations:
                 version = f"{version}~{_stable_hash(deviations):08x}"
             found = _all[key] = cls(groups, generations, deviations, version)
