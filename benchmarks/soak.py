@@ -110,7 +110,8 @@ class Client:
 
     async def run(self) -> None:
         while True:
-            with suppress(grpc.aio.AioRpcError):
+            # The stream may have ended in the middle of a write.
+            with suppress(grpc.aio.AioRpcError, grpc.aio.UsageError, asyncio.InvalidStateError):
                 async with grpc.aio.insecure_channel(
                     f"127.0.0.1:{self.rng.choice(self.ports)}",
                     options=[("grpc.use_local_subchannel_pool", 1), ("grpc.max_receive_message_length", -1)],
@@ -224,6 +225,7 @@ class Soak:
                     client.faults = False
                 files.rest()
                 wrong = await self._agreement(steady, clients, envoys)
+                wrong += [f"a client of the soak itself has failed: {task.exception()!r}" for task in running if task.done()]
             finally:
                 for task in running:
                     task.cancel()
