@@ -72,6 +72,10 @@ class Control:
             self._synced.set()
             log.info("sources.synced")
 
+    def problems(self) -> list[dict[str, Any]]:
+        """What is wrong with objects, and with resources written by hand, for people."""
+        return [*self.mesh.problems(), *(self._raw.problems() if self._raw is not None else ())]
+
     # Provider
 
     async def prepare(self, stream: Assignable) -> None:

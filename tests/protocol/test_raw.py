@@ -71,6 +71,15 @@ def test_a_problem_names_the_line_of_the_field(product: Product) -> None:
     assert problems(product)[-1] == f"{product.directory}/a.yaml:7: $.endpoints[1].priority: must be at most 128"
 
 
+def test_operators_are_shown_what_is_wrong_with_files_now(product: Product) -> None:
+    product.publish("a.yaml", cluster("a"), cluster("b", timeout="-1s"))
+    (problem,) = product.ask("/debug/configz")
+    assert problem["problem"] == f"{product.directory}/a.yaml:3: $.connect_timeout: must be greater than 0s"
+    assert problem["in_force"]
+    product.publish("a.yaml", cluster("a"))
+    assert product.ask("/debug/configz") == []
+
+
 def test_a_document_that_breaks_keeps_what_it_was(product: Product) -> None:
     product.publish("a.yaml", cluster("a"), cluster("b"))
     with Delta(product.port) as client:

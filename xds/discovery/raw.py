@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import structlog
@@ -82,9 +83,13 @@ class RawResources:
                 groups[url] = (*groups.get(url, ()), group)
         return Assignment("resources", groups)
 
-    def problems(self) -> list[Problem]:
-        """What is wrong with the files as they are."""
-        return [problem for path in sorted(self._files) for problem in self._files[path].problems]
+    def problems(self) -> list[dict[str, Any]]:
+        """What is wrong with the files, for people, as the mesh says it of objects."""
+        return [
+            {"object": path, "problem": str(problem), "warning": problem.warning, "in_force": bool(self._files[path].entries)}
+            for path in sorted(self._files)
+            for problem in self._files[path].problems
+        ]
 
     async def _watch(self, paths: Sequence[str], recursive: bool) -> None:
         async for changed in changes(paths, recursive, RESCAN_SECONDS):

@@ -444,10 +444,9 @@ def _names(response: Response) -> Iterable[str]:
 
 def _blamed(watch: Watch, response: Response, suspects: Collection[str], message: str) -> set[str]:
     """The names that the rejection of `response` is about, as far as that is certain."""
-    names = set(suspects)
-    if watch.rules.full_state:  # it holds more than what was new in it
-        names.update(name for group in watch.known.groups for name in group.resources)
-    blamed = named(message, names)
+    blamed = named(message, suspects)
+    if not blamed and response.count > len(response.resources):  # it held more than what was new in it
+        blamed = named(message, {name for group in watch.known.groups for name in group.resources})
     # A full response may hold once more what an earlier one did, which was rejected meanwhile: then it says nothing.
     doubted = watch.rules.full_state and response.sequence <= watch.doubt
     if not blamed and len(response.resources) == len(suspects) == 1 and not doubted:
