@@ -120,7 +120,7 @@ class Admin:
         return web.json_response({"endpoints": [*(f"/debug/{name}" for name in self._debug()), "/debug/why?as=POD.NAMESPACE"]})
 
     def _problems(self) -> list[dict[str, Any]]:
-        return [*self._control.mesh.problems(), *blamed(self._control.classes, self._server.rejections())]
+        return [*self._control.problems(), *blamed(self._control.classes, self._server.rejections())]
 
 
 def _json(answer: Answer) -> Callable[[web.Request], Any]:
