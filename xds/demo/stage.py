@@ -29,7 +29,7 @@ WORKLOADS = (
     ("reviews", "v2", "127.0.1.4", "127.0.2.4"),
     ("ratings", "v1", "127.0.1.5", "127.0.2.5"),
 )
-START_SECONDS = 30.0
+START_SECONDS = 60.0
 
 
 class Stage:
@@ -97,7 +97,7 @@ async def stage() -> AsyncIterator[Stage]:
                     "1",
                 )
             )
-        await _wait_for_page(here)
+        await _wait_until_up(here)
         yield here
 
 
@@ -125,10 +125,10 @@ async def _process(name: str, logs: Path, *command: str) -> AsyncIterator[None]:
                 await process.wait()
 
 
-async def _wait_for_page(here: Stage) -> None:
+async def _wait_until_up(here: Stage) -> None:
     try:
         async with asyncio.timeout(START_SECONDS), aiohttp.ClientSession() as session:
-            while not await _page_is_whole(here, session):  # noqa: ASYNC110 - Envoy has no event to wait for
+            while not await _is_up(here, session):  # noqa: ASYNC110 - Envoy has no event to wait for
                 await asyncio.sleep(0.05)
     except TimeoutError:
         kept = Path(tempfile.mkdtemp(prefix="xds-demo-logs-"))
@@ -136,8 +136,13 @@ async def _wait_for_page(here: Stage) -> None:
         raise ConfigError("demo", f"the mesh did not serve a page within {START_SECONDS:.0f} s; its logs are in {kept}") from None
 
 
-async def _page_is_whole(here: Stage, session: aiohttp.ClientSession) -> bool:
+async def _is_up(here: Stage, session: aiohttp.ClientSession) -> bool:
+    """Whether every sidecar has its configuration, also that of a version that few calls go to, and the page is whole."""
     try:
+        for _, _, address, _ in WORKLOADS:
+            async with session.get(f"http://{address}:{ADMIN_PORT}/ready") as response:
+                if response.status != 200:
+                    return False
         async with session.get(here.page) as response:
             if response.status != 200:
                 return False
