@@ -183,7 +183,7 @@ def test_services_that_only_a_virtual_service_leads_to_are_reached(mesh: Mesh) -
     assert own["v1"].calls
     mesh.apply(RULE.format(hosts="own", routes=f"http: [{{route: [{{destination: {{host: {mirrored.host}}}}}]}}]"))
     eventually(lambda: answer(client, "http://own/") == "mirrored-v1")
-    assert not client.has_cluster(f"outbound|80||{hidden.host}")
+    eventually(lambda: not client.has_cluster(f"outbound|80||{hidden.host}"))
 
 
 def test_endpoints_of_a_service_that_only_a_virtual_service_leads_to_are_followed(mesh: Mesh) -> None:
