@@ -444,7 +444,7 @@ def test_several_hosts_of_one_entry_share_a_port_of_tls(mesh: Mesh) -> None:
     )
     client = mesh.pod("client")
     for host in hosts:
-        assert tls(client, UNKNOWN, 443, host) == host
+        eventually(lambda host=host: tls(client, UNKNOWN, 443, host) == host, f"{host} to be resolved and called")
 
 
 def test_tls_with_an_address_is_told_by_both(mesh: Mesh) -> None:
