@@ -519,8 +519,7 @@ def test_a_file_that_is_emptied_and_filled_takes_nothing_away(product: Product) 
     product.publish("a.yaml", cluster("a"), cluster("b"))
     with Delta(product.port) as client:
         client.ask(t.CLUSTER)
-        with (product.directory / "a.yaml").open("w") as file:
-            file.flush()
-            file.write(json.dumps(cluster("a", timeout="9s")) + "\n---\n" + json.dumps(cluster("b")))
+        text = json.dumps(cluster("a", timeout="9s")) + "\n---\n" + json.dumps(cluster("b"))
+        (product.directory / "a.yaml").write_text(text)  # not at once: it is empty first
         response = client.next(t.CLUSTER)
         assert (names_of(response), list(response.removed_resources)) == ({"a"}, [])
