@@ -67,7 +67,11 @@ class Classes:
             for key in self.mesh.hosts(scope):
                 self.translation.deciding_labels(scope, *key)
                 yield
-        for feed_key, _, fixed, listing, member in self._plan(self.translation.shares(client)):
+        yield from self._prepare(self.translation.shares(client))
+
+    def _prepare(self, shares: Shares) -> Iterator[None]:
+        """Compute, a node at a time, what making an assignment of these shares reads."""
+        for feed_key, _, fixed, listing, member in self._plan(shares):
             feed = self._feeds.get(feed_key)
             if feed is not None:
                 nodes: Iterable[flow.Node] = () if feed.users else tuple(feed.watch.dirty)
@@ -117,6 +121,8 @@ class Classes:
         for node, _, new in self._watch.changes():
             self._moved[node.args[0]] = new
             yield
+            if new is not None and new not in self._assignments:
+                yield from self._prepare(new)
 
     def flush(self) -> None:
         """Show everything that was settled, as one step."""
