@@ -196,8 +196,9 @@ class TestDump:
         found = json.loads(asked.out)
         assert found == json.loads(xds("dump", "--files", EXAMPLE, "--as", WORKLOAD, "--why", "-o", "json").out)
         assert any("DestinationRule reviews.default" in each["why"] for each in found)
-        before = serve.debug("memory")["claims"]
-        assert before == 0, "who was asked about is not kept"
+        classes = serve.debug("memory")["classes"]["count"]
+        assert json.loads(xds("dump", *server, "--as", WORKLOAD, "--why", "-o", "json").out) == found
+        assert serve.debug("memory")["classes"]["count"] == classes, "asked again, nothing is made again"
 
     def test_why_of_a_server_that_does_not_say(self, serve: Serve) -> None:
         server = ("--server", f"127.0.0.1:{serve.grpc}", "--http", f"http://127.0.0.1:{serve.http}/nothing")

@@ -14,7 +14,9 @@ from support.recorder import Recorder, asynchronous, following
 from xds.errors import ConfigError
 from xds.objects.meta import Ref
 from xds.sources.claims import file_ref
-from xds.sources.files import VANISH_SECONDS, Files
+from xds.sources.files import RESCAN_SECONDS, VANISH_SECONDS, Files
+
+SOONER = 0.9 * RESCAN_SECONDS  # what is taken so soon was told by an event
 
 
 def rule(name: str, host: str = "reviews") -> str:
@@ -194,7 +196,7 @@ async def test_a_single_file_of_a_swapped_volume_is_followed(tmp_path: Path) -> 
     async with following(Files([tmp_path / "a.yaml"])) as seen:
         (tmp_path / "new").symlink_to("..2")
         (tmp_path / "new").replace(tmp_path / "..data")
-        await seen.until(lambda s: host(s, "a") == "v2", "the new volume", seconds=2)
+        await seen.until(lambda s: host(s, "a") == "v2", "the new volume", seconds=SOONER)
 
 
 @asynchronous
@@ -287,9 +289,9 @@ async def test_new_directories_are_followed(tmp_path: Path) -> None:
         (tmp_path / "new" / "deep" / "a.yaml").write_text(rule("a"))
         await seen.until(lambda s: host(s, "a") == "reviews", "the new file")
         (tmp_path / "new" / "deep" / "a.yaml").write_text(rule("a", "ratings"))
-        await seen.until(lambda s: host(s, "a") == "ratings", "its change", seconds=2)
+        await seen.until(lambda s: host(s, "a") == "ratings", "its change", seconds=SOONER)
         shutil.rmtree(tmp_path / "new")
-        await seen.until(lambda s: ref("a") not in s.objects, "its deletion", seconds=2)
+        await seen.until(lambda s: ref("a") not in s.objects, "its deletion", seconds=SOONER)
 
 
 @asynchronous
@@ -307,7 +309,7 @@ async def test_a_directory_that_is_missing_keeps_its_objects_and_is_followed_whe
         (mesh / "a.yaml").write_text(rule("a", "one"))
         await seen.until(lambda s: host(s, "a") == "one", "the directory that is back")
         (mesh / "a.yaml").write_text(rule("a", "two"))
-        await seen.until(lambda s: host(s, "a") == "two", "a change in it", seconds=2)
+        await seen.until(lambda s: host(s, "a") == "two", "a change in it", seconds=SOONER)
 
 
 @asynchronous
@@ -322,5 +324,5 @@ async def test_a_directory_link_that_is_turned_to_another_directory_is_followed(
         (tmp_path / "new").replace(tmp_path / "current")
         await seen.until(lambda s: host(s, "a") == "two", "the other directory")
         (tmp_path / "two" / "a.yaml").write_text(rule("a", "three"))
-        await seen.until(lambda s: host(s, "a") == "three", "a change in it", seconds=2)
+        await seen.until(lambda s: host(s, "a") == "three", "a change in it", seconds=SOONER)
         assert len(seen.changes_of(ref("a"))) == 3
