@@ -57,9 +57,12 @@ class Product:
         assert self.process.poll() is None, self.log
 
     def stop(self) -> None:
-        """SIGTERM, and the exit code."""
+        """SIGTERM; it must end by itself."""
         self.process.terminate()
-        self.process.wait(timeout=SECONDS)
+        try:
+            self.process.wait(timeout=SECONDS)
+        finally:
+            self.kill()
 
     def kill(self) -> None:
         self.process.kill()
