@@ -61,3 +61,16 @@ def blamed(classes: Classes, rejections: Iterable[Rejection]) -> list[dict[str, 
         }
         for (rule, name), by in sorted(found.items())
     ]
+
+
+def overshadowed(classes: Classes) -> list[dict[str, Any]]:
+    """Service ports that connections to some address never come to, as problems of what defines them."""
+    found = []
+    for conflict in sorted(classes.translation.conflicts(), key=lambda c: (c.loser, c.listener, c.winner or ())):
+        hostname, namespace, port = conflict.loser
+        service = classes.mesh.service(hostname, namespace)
+        if service is not None:
+            owner = "every proxy's own" if conflict.winner is None else "{0}:{2}, of {1}, which is older".format(*conflict.winner)
+            problem = f"port {port} of {hostname}: what is called at {conflict.listener} never comes to it; the listener is {owner}"
+            found.append({"object": str(service.ref), "problem": problem, "warning": True, "in_force": True})
+    return found

@@ -911,3 +911,22 @@ def test_the_port_of_a_host_header_counts_for_nothing(mesh: Mesh) -> None:
     client = mesh.pod("client")
     for host in ("one.example.com:80", "one.example.com:8080", "one.example.com."):
         assert client.get("http://one.example.com/", host=host).server == "one", host
+
+
+def test_an_entry_that_loses_its_port_to_an_older_one_is_told_so(mesh: Mesh) -> None:
+    for name, created in (("older", "2020-01-01T00:00:00Z"), ("younger", "2021-01-01T00:00:00Z")):
+        mesh.apply(f"""
+            apiVersion: networking.istio.io/v1
+            kind: ServiceEntry
+            metadata: {{name: {name}, creationTimestamp: "{created}"}}
+            spec:
+              hosts: [{name}.test]
+              ports: [{{number: 7171, name: tcp, protocol: TCP}}]
+              resolution: STATIC
+              endpoints: [{{address: {mesh.application(name, ports=[7171]).address}}}]
+        """)
+    client = mesh.pod("client")
+    assert tcp(client, "198.51.100.9", 7171) == "older"
+    (problem,) = mesh.problems()
+    assert problem.startswith(f"ServiceEntry younger.{mesh.namespace}: ")
+    assert "at 0.0.0.0_7171 never comes to it" in problem

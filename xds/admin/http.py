@@ -23,7 +23,7 @@ from xds.discovery.fetch import KINDS
 from xds.discovery.server import Server
 from xds.errors import ConfigError, ProtocolError
 from xds.mesh.workloads import claim
-from xds.reasons import blamed, explained
+from xds.reasons import blamed, explained, overshadowed
 from xds.serving import Control, errors
 
 Answer = Callable[[], Any]
@@ -120,7 +120,8 @@ class Admin:
         return web.json_response({"endpoints": [*(f"/debug/{name}" for name in self._debug()), "/debug/why?as=POD.NAMESPACE"]})
 
     def _problems(self) -> list[dict[str, Any]]:
-        return [*self._control.problems(), *blamed(self._control.classes, self._server.rejections())]
+        classes = self._control.classes
+        return [*self._control.problems(), *blamed(classes, self._server.rejections()), *overshadowed(classes)]
 
 
 def _json(answer: Answer) -> Callable[[web.Request], Any]:

@@ -24,7 +24,7 @@ from xds.envoy.clusters import (
 )
 from xds.envoy.endpoints import assignments, deciding_labels
 from xds.envoy.inbound_listeners import inbound_listeners
-from xds.envoy.listeners import Bind, Plan, RouteNeed, Target, http_proxy, outbound_listener, plan, pod_binds, virtual_outbound
+from xds.envoy.listeners import Bind, Conflict, Plan, RouteNeed, Target, http_proxy, outbound_listener, plan, pod_binds, virtual_outbound
 from xds.envoy.localities import project
 from xds.envoy.routes import catch_all, join, route_configuration_header, rule_virtual_host, service_virtual_host, shortened
 from xds.mesh.model import Client, Inbound, Locality, Mode, Routing, Scope
@@ -199,6 +199,11 @@ class Translation(flow.Graph):
     def plan(self, scope: Scope, client: Client) -> Plan:
         """Which outbound listeners a scope has, and which services share each: one plan for all clients that bind alike."""
         return self._plan(scope, Client(namespace=scope.namespace, addresses=wildcards(client), mode=client.mode))
+
+    def conflicts(self) -> set[Conflict]:
+        """The service ports that lose an address to another, by the plans of the proxies there are."""
+        plans = (node.value for node in self._plan.nodes.values() if node.readers)
+        return {conflict for plan in plans if isinstance(plan, Plan) for conflict in plan.conflicts}
 
     @flow.derived
     def _plan(self, scope: Scope, client: Client) -> Plan:
