@@ -42,6 +42,7 @@ import h2.config
 import h2.connection
 import h2.events
 import msgspec
+import pytest
 import yaml
 from support.applications import Application, Applications, Call, Headers
 from support.certificates import Authority
@@ -51,7 +52,7 @@ from xds.envoy.addresses import is_ip
 from xds.envoy.bootstrap import Node, Ports, bootstrap
 from xds.mesh.model import Locality, Mode
 
-__all__ = ["Mesh", "Pod", "Reply", "Service", "World", "available", "eventually"]
+__all__ = ["Mesh", "Pod", "Reply", "Service", "World", "available", "eventually", "running"]
 
 T = TypeVar("T")
 
@@ -220,6 +221,16 @@ class World:
         flags = 0x8182 if name in self.failing else 0x8180 if known is not None else 0x8183
         head = question[:2] + struct.pack("!HHHHH", flags, 1, len(found), 0, 0) + question[12 : at + 5]
         return head + b"".join(b"\xc0\x0c" + struct.pack("!HHIH", 1, 1, 1, 4) + socket.inet_aton(a) for a in found)
+
+
+@contextlib.contextmanager
+def running() -> Iterator[World]:
+    """A world that serves until the block ends. Skips the test where the machine does not let it make one."""
+    if not available():
+        pytest.skip("needs root, and the commands ip, nft and setpriv")
+    # Not pytest's own directory, which is closed to the proxies' user whenever another session of pytest begins.
+    with tempfile.TemporaryDirectory(prefix="traffic") as directory, World(Path(directory)) as world:
+        yield world
 
 
 class Service(msgspec.Struct):

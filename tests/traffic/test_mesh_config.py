@@ -4,16 +4,14 @@ https://istio.io/latest/docs/reference/config/istio.mesh.v1alpha1/
 """
 
 import contextlib
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from support.applications import Call
 from support.sidecars import sidecar
-from support.traffic import SILENT, UNKNOWN, Mesh, Pod, World, available, eventually
+from support.traffic import SILENT, UNKNOWN, Mesh, Pod, World, eventually, running
 
 from xds.mesh.model import Locality
 
@@ -21,9 +19,7 @@ from xds.mesh.model import Locality
 @pytest.fixture(scope="module")
 def own_world() -> Iterator[World]:
     """A mesh of its own, as its settings are everyone's."""
-    if not available():
-        pytest.skip("needs root, and the commands ip, nft and setpriv")
-    with tempfile.TemporaryDirectory(prefix="traffic") as directory, World(Path(directory)) as world:
+    with running() as world:
         yield world
 
 

@@ -3,14 +3,12 @@
 A proxy whose node metadata says so is sent the virtual hosts of its route tables one by one (Envoy: "Virtual Host Discovery Service").
 """
 
-import tempfile
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from support.traffic import UNKNOWN, Mesh, Pod, World, available, eventually
+from support.traffic import UNKNOWN, Mesh, Pod, World, eventually, running
 
 PORTS = ({"name": "http", "port": 80, "targetPort": 8080}, {"name": "http-other", "port": 8080, "targetPort": 8080})
 
@@ -18,9 +16,7 @@ PORTS = ({"name": "http", "port": 80, "targetPort": 8080}, {"name": "http-other"
 @pytest.fixture(scope="module")
 def own_world() -> Iterator[World]:
     """A mesh of its own: its control plane is restarted, and its settings are everyone's."""
-    if not available():
-        pytest.skip("needs root, and the commands ip, nft and setpriv")
-    with tempfile.TemporaryDirectory(prefix="traffic") as directory, World(Path(directory)) as world:
+    with running() as world:
         yield world
 
 
