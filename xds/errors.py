@@ -34,15 +34,6 @@ class Problem:
         return f"{place}{self.field}: {self.reason}"
 
 
-class InvalidResource(XdsError):  # noqa: N818 - the name of the thing, as an operator reads it
-    """A user's object that cannot be used. It goes to the object's status and the log; everything else keeps serving."""
-
-    def __init__(self, ref: object, problems: "list[Problem]") -> None:
-        super().__init__(f"{ref}: {'; '.join(map(str, problems))}")
-        self.ref = ref
-        self.problems = problems
-
-
 class ProtocolError(XdsError):
     """The peer broke the protocol: its stream ends with `status`, a gRPC status code name, and `reason`."""
 
