@@ -194,6 +194,8 @@ class TestLoadBalancing:
 
     def test_least_request_avoids_the_busy(self) -> None:
         held, idle = (RIG.servers[e.address] for e in LEAST.view.all_endpoints)
+        for server in (held, idle):
+            server.release.clear()
         # Both are asked until one request is held by the first; six of them are, in the end.
         holding = [threading.Thread(target=LEAST.get, kwargs={"x_wait": "1"}) for _ in range(12)]
         for thread in holding:
@@ -202,12 +204,12 @@ class TestLoadBalancing:
         idle.release.set()
         LEAST.eventually(lambda _: idle.waiting_count == 0)
         assert held.waiting_count > 0
-        spread = LEAST.spread(40)
+        spread = LEAST.spread(200)
         held.release.set()
         for thread in holding:
             thread.join()
-        # A request goes to the busy one only where both of its two random choices are that one.
-        assert spread[idle.address] > 22
+        # A request goes to the busy one only where both of its two random choices are that one: 150 are expected here, 100 by chance.
+        assert spread[idle.address] > 120
 
     def test_weights(self) -> None:
         heavy, light = addresses(WEIGHTED.view.all_endpoints)
