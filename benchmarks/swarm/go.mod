@@ -3,13 +3,9 @@ module swarm
 go 1.24
 
 require (
+	golang.org/x/net v0.35.0
 	golang.org/x/sys v0.33.0
-	google.golang.org/grpc v1.72.1
 	google.golang.org/protobuf v1.36.6
 )
 
-require (
-	golang.org/x/net v0.35.0 // indirect
-	golang.org/x/text v0.22.0 // indirect
-	google.golang.org/genproto/googleapis/rpc v0.0.0-20250218202821-56aae31c358a // indirect
-)
+require golang.org/x/text v0.22.0 // indirect

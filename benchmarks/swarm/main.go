@@ -180,7 +180,7 @@ func main() {
 			s.reset()
 			started := monotonic()
 			for _, p := range s.proxies {
-				p.drop()
+				p.hangUp()
 			}
 			a = s.wait(c.Seconds, c.Count, func(p *proxy) int64 {
 				if p.completed > started {

@@ -10,8 +10,6 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
 )
 
 // monotonic is CLOCK_MONOTONIC in nanoseconds: other processes of this machine read the same clock.
@@ -21,20 +19,6 @@ func monotonic() int64 {
 		panic(err)
 	}
 	return t.Nano()
-}
-
-// rawCodec passes messages through as bytes.
-type rawCodec struct{}
-
-func (rawCodec) Marshal(v any) ([]byte, error)      { return *v.(*[]byte), nil }
-func (rawCodec) Unmarshal(data []byte, v any) error { *v.(*[]byte) = data; return nil }
-func (rawCodec) Name() string                       { return "proto" }
-
-// arrival is one resource that came, or went.
-type arrival struct {
-	at      int64
-	typeURL string
-	name    string
 }
 
 type proxy struct {
@@ -53,7 +37,7 @@ type proxy struct {
 	messages  int64
 	refused   int64
 	rejected  int64
-	cancel    context.CancelFunc
+	drop      func() // ends the connection
 }
 
 // structField writes one entry of a protobuf Struct.
@@ -108,47 +92,35 @@ func (p *proxy) run(ctx context.Context) {
 
 // session is one connection; whether it got any answer.
 func (p *proxy) session(parent context.Context) bool {
-	ctx, cancel := context.WithCancel(parent)
-	defer cancel()
-	connection, err := grpc.NewClient("passthrough:///"+p.swarm.address,
-		grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithInitialWindowSize(1<<20), grpc.WithInitialConnWindowSize(1<<20),
-		grpc.WithDefaultCallOptions(grpc.ForceCodec(rawCodec{}), grpc.MaxCallRecvMsgSize(1<<30)))
-	if err != nil {
-		return false
-	}
-	defer connection.Close()
 	method := "/envoy.service.discovery.v3.AggregatedDiscoveryService/DeltaAggregatedResources"
 	if p.swarm.sotw {
 		method = "/envoy.service.discovery.v3.AggregatedDiscoveryService/StreamAggregatedResources"
 	}
-	stream, err := connection.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}, method)
+	stream, err := dial(p.swarm.address, method)
 	if err != nil {
 		return false
 	}
+	defer stream.close()
+	defer context.AfterFunc(parent, stream.close)()
 	p.lock.Lock()
-	p.cancel = cancel
+	p.drop = stream.close
 	p.wanted = map[string]map[string]int{}
 	p.waiting = map[string]map[string]bool{}
 	p.answered = map[string]bool{}
 	first := p.opening()
 	p.lock.Unlock()
-	for _, message := range first {
-		if stream.SendMsg(&message) != nil {
-			return false
-		}
+	if stream.send(first...) != nil {
+		return false
 	}
 	got := false
 	for {
-		var raw []byte
-		if stream.RecvMsg(&raw) != nil {
+		message, err := stream.receive()
+		if err != nil {
 			return got
 		}
 		got = true
-		for _, message := range p.take(raw) {
-			if stream.SendMsg(&message) != nil {
-				return got
-			}
+		if stream.send(p.take(message)...) != nil {
+			return got
 		}
 	}
 }
@@ -308,12 +280,13 @@ func (p *proxy) reset() {
 	p.seen, p.completed, p.bytes, p.resources, p.messages, p.refused, p.rejected = 0, 0, 0, 0, 0, 0, 0
 }
 
-func (p *proxy) drop() {
+// hangUp ends the connection; the proxy comes back.
+func (p *proxy) hangUp() {
 	p.lock.Lock()
-	cancel := p.cancel
+	drop := p.drop
 	p.completed = 0
 	p.lock.Unlock()
-	if cancel != nil {
-		cancel()
+	if drop != nil {
+		drop()
 	}
 }

@@ -87,7 +87,7 @@ class Known:
 
     def outdated(self) -> bool:
         """Whether the groups have changed since."""
-        return any(group.generation != known for group, known in zip(self.groups, self.generations, strict=True))
+        return self.generations != tuple([group.generation for group in self.groups])
 
     def suspects(self, subscription: Subscription) -> dict[str, None]:
         """The names whose held version may differ from what is offered now, among others. Costs the change, not the whole."""

@@ -38,4 +38,7 @@ def moves(asked: Subscription, groups: Groups) -> bool:
 
 
 def _aliased(groups: Groups) -> bool:
-    return any(group.aliases for group in groups)
+    for group in groups:  # noqa: SIM110 - asked for every push
+        if group.aliases:
+            return True
+    return False
