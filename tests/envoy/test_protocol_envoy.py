@@ -1,14 +1,16 @@
 """A real Envoy, in each variant of the protocol, against a running product: start, add, change, remove, reject, restart, silence."""
 
+import asyncio
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from google.protobuf import json_format
 from support.discovery import Envoy, backends, cluster, endpoints, eventually, listener, routes, source_of
 from support.product import Product, until
+from support.relay import relaying
 
 from xds import pb
 
@@ -186,3 +188,39 @@ def test_a_response_that_is_rejected_whole_is_taken_apart(mode: str) -> None:
             until(lambda: any(e["type"] == "eds" for e in product.events("push.rejected")), lambda: product.log)
             mesh.put("their-endpoints", *(endpoints(name, mesh.two) for name in names))
             eventually(lambda: envoy.call("web", "/e3") == (200, "two"), seconds=40)
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["the-rejection-arrives", "the-rejection-is-lost"])
+def test_an_envoy_loses_what_it_took_of_a_rejected_response_though_it_does_not_say_that_it_has_it(told: bool) -> None:
+    """V10: its connection breaks before it has acknowledged that part, and then that is gone."""
+    with Product() as product:
+        product.publish("kept.yaml", document(pb.Cluster(name="kept", type="STATIC")))
+        asyncio.run(_partly(product, told=told))
+
+
+async def _partly(product: Product, *, told: bool) -> None:
+    async def soon(check: Callable[[], Any]) -> None:
+        await asyncio.to_thread(eventually, check)
+
+    taken = pb.Cluster(name="taken", type="STATIC")
+    bad = pb.Cluster(name="bad", type="STATIC", transport_socket={"name": "no-such-socket"})
+    async with relaying(product.port) as relay:
+        envoy = await asyncio.to_thread(Envoy(relay.port, node="partly").__enter__)
+        try:
+            await soon(lambda: envoy.clusters() == {"kept"})
+            relay.hold(requests=True)
+            product.write("more.yaml", document(taken), document(bad))
+            await soon(lambda: envoy.clusters() == {"kept", "taken"})
+            relay.hold(requests=not told, answers=True)
+            if told:
+                await soon(lambda: product.events("push.rejected"))
+            product.remove("more.yaml")
+            await asyncio.to_thread(product.settle)
+            relay.cut()
+            await soon(lambda: all(each["node"] != "partly" for each in product.ask("/debug/syncz")))
+            assert await asyncio.to_thread(envoy.clusters) == {"kept", "taken"}
+            relay.hold()
+            relay.mend()
+            await soon(lambda: envoy.clusters() == {"kept"})
+        finally:
+            envoy.__exit__()

@@ -523,3 +523,27 @@ def test_a_file_that_is_emptied_and_filled_takes_nothing_away(product: Product) 
         (product.directory / "a.yaml").write_text(text)  # not at once: it is empty first
         response = client.next(t.CLUSTER)
         assert (names_of(response), list(response.removed_resources)) == ({"a"}, [])
+
+
+def test_what_was_taken_with_a_rejected_resource_is_removed_from_a_client_that_returns(product: Product) -> None:
+    """V10: Envoy holds `b`, and does not say so."""
+    product.publish("a.yaml", cluster("a"))
+    node = {"id": "partly"}
+    with Delta(product.port, node=node) as client:
+        held = versions_of([client.ask(t.CLUSTER)])
+        product.write("b.yaml", cluster("b"), cluster("bad"))
+        response = client.receive()
+        assert names_of(response) == {"b", "bad"}
+        client.nack(response, "Error adding/updating cluster(s) bad: no")
+        assert names_of(client.receive()) == {"b"}  # and then the connection breaks
+    until(lambda: all(each["node"] != "partly" for each in product.ask("/debug/syncz")), lambda: product.log)
+    product.remove("b.yaml")
+    product.settle()
+    with Delta(product.port, node={"id": "another"}) as other:
+        assert list(other.ask(t.CLUSTER, initial_resource_versions=held).removed_resources) == []
+    with Delta(product.port, node=node) as client:
+        returned = client.ask(t.CLUSTER, initial_resource_versions=held)
+        assert (names_of(returned), list(returned.removed_resources)) == (set(), ["b"])
+        client.between()
+    with Delta(product.port, node=node) as client:
+        assert list(client.ask(t.CLUSTER, initial_resource_versions=held).removed_resources) == []

@@ -13,6 +13,9 @@ class Relay:
         self.accepted = 0
         self._target = port
         self._refusing = False
+        self._requests = asyncio.Event()
+        self._answers = asyncio.Event()
+        self.hold()
         self._silent: set[asyncio.Task[None]] = set()
         self._connections: set[asyncio.Task[None]] = set()
 
@@ -24,6 +27,14 @@ class Relay:
 
     def mend(self) -> None:
         self._refusing = False
+
+    def hold(self, *, requests: bool = False, answers: bool = False) -> None:
+        """Keep back what clients say, or what they are answered, until this is asked for no more."""
+        for gate, closed in ((self._requests, requests), (self._answers, answers)):
+            if closed:
+                gate.clear()
+            else:
+                gate.set()
 
     def silence(self) -> None:
         """Let the connections that exist stay open and carry nothing any more, as when the other end lost power."""
@@ -41,8 +52,8 @@ class Relay:
         try:
             answers, upstream = await asyncio.open_connection("127.0.0.1", self._target)
             async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._forward(connection, reader, upstream))
-                tasks.create_task(self._forward(connection, answers, writer))
+                tasks.create_task(self._forward(connection, self._requests, reader, upstream))
+                tasks.create_task(self._forward(connection, self._answers, answers, writer))
         except (OSError, ExceptionGroup, asyncio.CancelledError):
             pass
         finally:
@@ -52,8 +63,11 @@ class Relay:
             if upstream is not None:
                 upstream.transport.abort()
 
-    async def _forward(self, connection: asyncio.Task[None], reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _forward(
+        self, connection: asyncio.Task[None], gate: asyncio.Event, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
         while data := await reader.read(65536):
+            await gate.wait()
             if connection not in self._silent:
                 writer.write(data)
                 await writer.drain()

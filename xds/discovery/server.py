@@ -25,7 +25,7 @@ from xds.discovery import csds, load
 from xds.discovery.budget import Budget
 from xds.discovery.fetch import fetch
 from xds.discovery.metrics import Metrics
-from xds.discovery.protocol import DeltaRequest, DeltaSession, Responses, Session, SotwSession
+from xds.discovery.protocol import DeltaRequest, DeltaSession, Memory, Responses, Session, SotwSession
 from xds.discovery.protocol import types as t
 from xds.discovery.resources import Provider
 from xds.discovery.status import ProxyStatus, Rejection, rejections
@@ -109,6 +109,7 @@ class Server:
         self.responses = Responses(identity, secrets.token_hex(4))
         self.metrics = Metrics()
         self.metrics.gauges = lambda: (len(self.streams), self.responses.encoded, self.unwritten.taken)
+        self.memory = Memory()
         self.loads = load.Loads()
         if registry is not None:
             registry.register(self.metrics)

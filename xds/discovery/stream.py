@@ -55,6 +55,7 @@ class Stream:
             return
         self.node, self.node_metadata = introduced(first)
         structlog.contextvars.bind_contextvars(proxy=self.node.id, peer=self.peer)
+        self.session.recall = lambda type_url: self.server.memory.take(self._key(type_url))
         await self.server.provider.prepare(self)
         assignment = self.server.provider.open(self)
         try:
@@ -70,6 +71,7 @@ class Stream:
                 finally:
                     reader.cancel()
         finally:
+            self._remember()
             self.session.close()
             self.server.closed(self)
             self.server.provider.close(self)
@@ -102,6 +104,17 @@ class Stream:
             variant=_variant(self.session),
             types=type_statuses(self.session),
         )
+
+    def _remember(self) -> None:
+        """Have what is not settled known to the client's next stream."""
+        if isinstance(self.session, DeltaSession):
+            for type_url, watch in self.session.watches.items():
+                unsettled = watch.unsettled()
+                if unsettled is not None:
+                    self.server.memory.keep(self._key(type_url), unsettled)
+
+    def _key(self, type_url: str) -> tuple[str, ...]:
+        return self.peer_identity, self.node.id, type_url
 
     def _changed(self) -> None:
         if not self._changed_at:

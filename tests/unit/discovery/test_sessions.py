@@ -7,9 +7,10 @@ import pytest
 from support.talk import DeltaTalk, SotwTalk, names_of, resource
 
 from xds import pb
-from xds.discovery.protocol import Responses
+from xds.discovery.protocol import Memory, Responses
 from xds.discovery.protocol import types as t
 from xds.discovery.protocol.session import PATIENCE, UNACKED_MAX
+from xds.discovery.protocol.unsettled import Unsettled
 from xds.discovery.resources import Assignment, Group, Resource
 from xds.errors import ProtocolError
 
@@ -291,6 +292,88 @@ class TestReturn:
         talk.say(subscribe=["a", "b", "c", "d"], initial_resource_versions={"a": resource("a").version})
         response = talk.take()
         assert (names_of(response), list(response.removed_resources)) == ({"b", "c"}, ["d"])
+
+
+class TestDoubt:
+    """V10: a client that rejects a response may have taken a part of it, which its next stream does not tell."""
+
+    def back(self, talk: DeltaTalk, **held: str) -> DeltaTalk:
+        """The same client on its next stream, which tells that it holds these clusters."""
+        left = talk.session.watches[t.CLUSTER].unsettled()
+        talk.session.close()
+        fresh = DeltaTalk(groups=talk.groups)
+        fresh.session.recall = lambda type_url: [left] if left is not None and type_url == t.CLUSTER else []
+        fresh.say(t.CLUSTER, initial_resource_versions=held)
+        return fresh
+
+    def clusters(self, *names: str, content: str = "") -> list[Resource]:
+        return [resource(name, content, t.CLUSTER) for name in names]
+
+    def test_what_came_with_a_rejected_resource_and_is_gone_is_removed(self) -> None:
+        talk = DeltaTalk(*self.clusters("a", "b", "bad"))
+        talk.say(t.CLUSTER)
+        talk.nack(talk.take(), "Error adding/updating cluster(s) bad: no")
+        talk.remove("b", "bad", kind=t.CLUSTER)
+        returned = self.back(talk, a=self.clusters("a")[0].version).take()
+        assert (names_of(returned), list(returned.removed_resources)) == (set(), ["b"])
+
+    def test_what_came_with_a_rejected_resource_and_is_as_before_is_sent(self) -> None:
+        """The client says that it holds `a` as before, but has the version that came with `bad`."""
+        talk = DeltaTalk(*self.clusters("a"))
+        talk.say(t.CLUSTER)
+        talk.all()
+        talk.groups[t.CLUSTER].update({each.name: each for each in (*self.clusters("a", content="new"), *self.clusters("bad"))})
+        talk.nack(talk.take(), "Error adding/updating cluster(s) bad: no")
+        talk.remove("bad", kind=t.CLUSTER)
+        talk.put(*self.clusters("a"))
+        assert names_of(self.back(talk, a=self.clusters("a")[0].version).take()) == {"a"}
+
+    def test_a_rejection_that_was_lost_leaves_the_same_doubt(self) -> None:
+        talk = DeltaTalk(*self.clusters("a"))
+        talk.say(t.CLUSTER)
+        talk.all()
+        talk.put(*self.clusters("b"))
+        assert talk.take() is not None
+        talk.remove("b", kind=t.CLUSTER)
+        returned = self.back(talk, a=self.clusters("a")[0].version).take()
+        assert list(returned.removed_resources) == ["b"]
+
+    def test_what_is_told_as_held_was_taken(self) -> None:
+        talk = DeltaTalk(*self.clusters("a", "b"))
+        talk.say(t.CLUSTER)
+        talk.take()
+        returned = self.back(talk, **{each.name: each.version for each in self.clusters("a", "b")}).take()
+        assert (list(returned.resources), list(returned.removed_resources)) == ([], [])
+
+    def test_ends_when_it_is_sent_again_and_taken(self) -> None:
+        talk = DeltaTalk(*self.clusters("a", "bad"))
+        talk.say(t.CLUSTER)
+        talk.nack(talk.take(), "Error adding/updating cluster(s) bad: no")
+        talk.all()
+        assert talk.session.watches[t.CLUSTER].unsettled() is None
+
+    def test_of_a_client_that_holds_nothing_is_of_what_it_rejected(self) -> None:
+        talk = DeltaTalk(*self.clusters("a", "b"))
+        talk.say(t.CLUSTER)
+        talk.take()
+        talk.remove("a", "b", kind=t.CLUSTER)
+        assert list(self.back(talk).take().removed_resources) == []
+
+    def test_costs_a_bounded_memory(self) -> None:
+        memory = Memory(names_max=1000)
+        shared = {f"c{n}": "1" for n in range(100)}
+        for client in range(5000):
+            memory.keep(("", f"shared-{client}"), Unsettled({}, (shared,)))
+            memory.keep(("", "one"), Unsettled({}, (shared,)))
+        assert memory.names <= 1000
+        for client in range(5000):
+            memory.keep(("", f"own-{client}"), Unsettled({f"c{client}": "1"}, ()))
+        assert memory.names <= 1000
+        for client in range(5000):
+            for kind in ("shared", "own"):
+                memory.take(("", f"{kind}-{client}"))
+        memory.take(("", "one"))
+        assert memory.names == 0
 
 
 class TestAssignment:

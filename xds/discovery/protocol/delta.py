@@ -4,7 +4,7 @@ from typing import Any
 
 from xds.discovery import wire
 from xds.discovery.protocol.holdings import holdings, recalled
-from xds.discovery.protocol.knowledge import ABSENT, Groups, Known
+from xds.discovery.protocol.knowledge import ABSENT, UNSURE, Groups, Known
 from xds.discovery.protocol.resolution import members, resolved
 from xds.discovery.protocol.response import Response
 from xds.discovery.protocol.session import Nack, Session, Watch
@@ -52,6 +52,8 @@ class DeltaSession(Session):
         subscription = resolved(asked, groups)
         held = holdings(request)
         known, lacking = recalled(groups, subscription, held) if held else (Known.nothing(groups), subscription.names)
+        doubtful = frozenset().union(*(unsettled.doubtful(held) for unsettled in self.recall(type_url)))
+        known = known.but({name: UNSURE for name in doubtful if subscription.covers(name)})  # V10
         watch = self._watch(type_url, asked, subscription, known)
         watch.owed = subscription.wildcard
         watch.force(lacking)

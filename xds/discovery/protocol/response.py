@@ -1,12 +1,12 @@
 """Encoded responses, one for all streams that need the same."""
 
 from collections import deque
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from functools import cached_property
 from weakref import WeakValueDictionary
 
 from xds.discovery import wire
-from xds.discovery.protocol.knowledge import Known
+from xds.discovery.protocol.knowledge import ABSENT, Known
 from xds.discovery.protocol.subscription import Names
 from xds.discovery.protocol.types import TypeRules
 from xds.discovery.resources import Resource
@@ -41,6 +41,11 @@ class Response:
     def assignments(self) -> Names:
         """The load assignments that the clusters in it will wait for (D2)."""
         return frozenset(filter(None, (resource.assignment_name for resource in self.resources)))
+
+    @cached_property
+    def claims(self) -> Mapping[str, str]:
+        """What a client holds that has taken it: name -> version, ABSENT of what it removes."""
+        return {**{resource.name: resource.version for resource in self.resources}, **dict.fromkeys(self.removed, ABSENT)}
 
     @cached_property
     def expires(self) -> bool:

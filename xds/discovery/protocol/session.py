@@ -4,7 +4,7 @@ A `Session` is the server's side of one stream without the stream. `receive` tak
 it is on its way. There is no clock and no I/O: times are passed in, in seconds of any clock that only goes forward.
 """
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any, Final, NamedTuple
 
 from xds.discovery.protocol.knowledge import ABSENT, UNSURE, Known, Rejected, difference, newest, offered
@@ -13,12 +13,14 @@ from xds.discovery.protocol.resolution import moves, resolved
 from xds.discovery.protocol.response import Response, Responses
 from xds.discovery.protocol.subscription import NONE, Names, Subscription
 from xds.discovery.protocol.types import CLUSTER, ENDPOINTS, ROUTE, VIRTUAL_HOST, TypeRules, rules_of
+from xds.discovery.protocol.unsettled import Unsettled
 from xds.discovery.resources import Assignment, Group, Resource
 from xds.errors import ProtocolError
 
 PATIENCE: Final = 1.0  # seconds that what follows a response waits for its acknowledgement
 BEATS: Final = 3  # heartbeats in the shortest time to live
 UNACKED_MAX: Final = 32  # responses whose acknowledgement may be outstanding; older ones count as taken
+DOUBTED_MAX: Final = 10_000  # names of rejected responses that are kept in doubt
 
 
 class Nack(NamedTuple):
@@ -52,7 +54,7 @@ class Watch:
     """One type on one stream."""
 
     __slots__ = (
-        "acked_version", "asked", "beat_at", "bodies", "dirty", "doubt", "error", "forced", "known", "named", "owed", "refuted",
+        "acked_version", "asked", "beat_at", "bodies", "dirty", "doubt", "doubted", "error", "forced", "known", "named", "owed", "refuted",
         "rejected", "returning", "rules", "sent_at", "sent_version", "sequence", "subscription", "trials", "unacked", "wake",
     )  # fmt: skip
 
@@ -75,6 +77,7 @@ class Watch:
         self.unacked: list[Response] = []
         self.refuted: dict[str, Refuted] = {}
         self.doubt = 0  # responses up to this sequence were sent before the last rejection came: full ones hold the same once more
+        self.doubted: dict[str, str] = {}  # name -> version of what it rejected, and may have taken a part of (V10)
         self.sequence = 0  # of the last response sent
         self.sent_at = 0.0
         self.beat_at: float | None = None  # when what expires is to be told to live on
@@ -123,6 +126,11 @@ class Watch:
                 return resource
         return None
 
+    def unsettled(self) -> Unsettled | None:
+        """What the client may hold otherwise than it will say on its next stream; None where all is certain."""
+        unanswered = tuple(response.claims for response in self.unacked if response.claims)
+        return Unsettled(self.doubted, unanswered) if self.doubted or unanswered else None
+
     def waiting(self, now: float) -> bool:
         """Whether the client may still be busy with the last response."""
         return bool(self.unacked) and now < self.sent_at + PATIENCE
@@ -150,6 +158,7 @@ class Session:
         self.watches: dict[str, Watch] = {}
         self.wake_at: float | None = None  # when `due` should be asked again though nothing else happens
         self.expired = ""  # the type of the last request, where its nonce was of a response that has been superseded
+        self.recall: Callable[[str], Sequence[Unsettled]] = lambda _: ()  # what earlier streams of the client left of a type
         self._ordered: list[Watch] = []
         self._tables = NONE  # route tables that the client holds, so that it can take virtual hosts of them
         self._awaited = NONE  # assignments that changed clusters wait for, while EDS has not been asked for yet
@@ -314,6 +323,8 @@ class Session:
             watch.dirty = True
         elif not watch.rejected:
             watch.error = ""
+        for name in response.claims if watch.doubted else ():
+            watch.doubted.pop(name, None)
         if watch.bodies and not watch.unacked:
             watch.bodies = {name: body for name, body in watch.bodies.items() if name in watch.known.deviations}
 
@@ -329,6 +340,7 @@ class Session:
         trial = None if response.only is None else _conclude(watch, response.only)
         blamed = _blamed(watch, response, suspects.keys(), message)
         offenders = blamed & suspects.keys()
+        _doubt(watch, response, offenders)
         if blamed and not offenders:  # only what it complained of before: it goes by resource, and took the rest
             return Nack(watch.rules.short, response.nonce, message, tuple(sorted(blamed)))
         if watch.unacked:
@@ -457,6 +469,17 @@ def _blamed(watch: Watch, response: Response, suspects: Collection[str], message
     if not blamed and len(response.resources) == len(suspects) == 1 and not doubted:
         blamed.update(suspects)
     return blamed
+
+
+def _doubt(watch: Watch, response: Response, offenders: Collection[str]) -> None:
+    """The client may have taken any of the rejected `response` but the `offenders`, and will not say so."""
+    for name, version in response.claims.items():
+        if name not in offenders:
+            watch.doubted[name] = version
+        elif watch.doubted.get(name) == version:  # it turns out to be why an earlier one was rejected
+            del watch.doubted[name]
+    while len(watch.doubted) > DOUBTED_MAX:
+        del watch.doubted[next(iter(watch.doubted))]
 
 
 def _try(groups: Iterable[Group], resource: Resource) -> bool:
