@@ -277,9 +277,14 @@ class Server:
         return grpc.stream_stream_rpc_method_handler(handle, request_deserializer=request.FromString)
 
     async def _serve(self, context: Any, variant: type[Session], only: str) -> None:
-        async with self._failing_well(context):
-            await self._admit()
-            await Stream(self, context, variant, only).serve()
+        try:
+            async with self._failing_well(context):
+                await self._admit()
+                await Stream(self, context, variant, only).serve()
+        except BaseException as e:
+            # The task keeps this, and the frames that it came through keep the stream and the task: that would be a cycle.
+            e.__traceback__ = e.__context__ = None
+            raise
 
     @contextlib.asynccontextmanager
     async def _failing_well(self, context: Any) -> AsyncIterator[None]:
@@ -324,9 +329,7 @@ class Server:
             for stream in [stream for stream in self.writing if now - stream.writing_since > timeout]:
                 self.metrics.write_timeouts += 1
                 log.warning("stream.stuck", proxy=stream.node.id, peer=stream.peer, seconds=round(now - stream.writing_since, 1))
-                self.writing.discard(stream)
-                if stream.task is not None:
-                    stream.task.cancel()
+                stream.give_up(f"nothing was read for {timeout:g} s")
 
 
 def _first(group: BaseExceptionGroup[ProtocolError]) -> ProtocolError:
@@ -334,4 +337,5 @@ def _first(group: BaseExceptionGroup[ProtocolError]) -> ProtocolError:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     assert isinstance(error, ProtocolError)
+    error.__traceback__ = error.__context__ = None  # its frames hold the stream, and that holds it
     return error

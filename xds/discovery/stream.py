@@ -33,10 +33,11 @@ class Stream:
         self.connected = datetime.now(UTC)
         self.pieces = variant is DeltaSession and not only
         self.session = variant(server.responses, self._changed, only)
-        self.task = asyncio.current_task()
         self.writing_since = 0.0  # of the loop's clock; 0 while no write is under way
         self.failure: ProtocolError | None = None
+        self._open = False  # the provider and the server count it
         self._ended = False
+        self._unwritten = 0  # bytes of the write under way
         self._changed_at = 0.0  # since when a change is due
         self._waker: asyncio.Future[None] | None = None
 
@@ -58,6 +59,7 @@ class Stream:
         self.session.recall = lambda type_url: self.server.memory.take(self._key(type_url))
         await self.server.provider.prepare(self)
         assignment = self.server.provider.open(self)
+        self._open = True
         try:
             self.assign(assignment)
             self.server.opened(self)
@@ -71,11 +73,7 @@ class Stream:
                 finally:
                     reader.cancel()
         finally:
-            self._remember()
-            self.session.close()
-            self.server.closed(self)
-            self.server.provider.close(self)
-            log.info("stream.closed", reason="" if self.failure is None else str(self.failure))
+            self._leave()
         if self.failure is not None:
             raise self.failure
 
@@ -84,6 +82,15 @@ class Stream:
         self.failure = self.failure or failure
         self._ended = True
         self.wake()
+
+    def give_up(self, reason: str) -> None:
+        """End the stream in the middle of a write: all is let go of but the call, whose client is told when it reads on.
+
+        gRPC cannot end it before: no status goes out beside a write, and a handler that is cancelled leaves the call open.
+        """
+        self.end(ProtocolError("DEADLINE_EXCEEDED", reason))
+        self._written()
+        self._leave()
 
     def wake(self) -> None:
         """Have the writer look at what is due."""
@@ -104,6 +111,23 @@ class Stream:
             variant=_variant(self.session),
             types=type_statuses(self.session),
         )
+
+    def _leave(self) -> None:
+        """Let go of everything that is not the call's."""
+        if self._open:
+            self._open = False
+            self._remember()
+            self.session.close()
+            self.server.closed(self)
+            self.server.provider.close(self)
+            log.info("stream.closed", reason="" if self.failure is None else str(self.failure))
+
+    def _written(self) -> None:
+        """No write is under way any more."""
+        self.writing_since = 0.0
+        self.server.writing.discard(self)
+        self.server.unwritten.give(self._unwritten)
+        self._unwritten = 0
 
     def _remember(self) -> None:
         """Have what is not settled known to the client's next stream."""
@@ -141,7 +165,7 @@ class Stream:
     async def _read(self) -> None:
         read, eof = self.context.read, grpc.aio.EOF
         try:
-            while (request := await read()) is not eof:
+            while (request := await read()) is not eof and not self._ended:
                 self._receive(request)
                 if self.session.pending():
                     self.wake()
@@ -165,13 +189,12 @@ class Stream:
                     continue  # with what is the newest now
             started = self.writing_since = server.time()
             session.sent(response, started)
+            self._unwritten = size
             server.writing.add(self)
             try:
                 await self.context.write(response.data)
             finally:
-                self.writing_since = 0.0
-                server.writing.discard(self)
-                server.unwritten.give(size)
+                self._written()
             kind = response.rules.short
             metrics.pushes[kind] += 1
             metrics.resources[kind] += response.count

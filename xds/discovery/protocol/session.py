@@ -158,7 +158,7 @@ class Session:
         self.watches: dict[str, Watch] = {}
         self.wake_at: float | None = None  # when `due` should be asked again though nothing else happens
         self.expired = ""  # the type of the last request, where its nonce was of a response that has been superseded
-        self.recall: Callable[[str], Sequence[Unsettled]] = lambda _: ()  # what earlier streams of the client left of a type
+        self.recall: Callable[[str], Sequence[Unsettled]] = _nothing  # what earlier streams of the client left of a type
         self._ordered: list[Watch] = []
         self._tables = NONE  # route tables that the client holds, so that it can take virtual hosts of them
         self._awaited = NONE  # assignments that changed clusters wait for, while EDS has not been asked for yet
@@ -241,7 +241,8 @@ class Session:
             self._hold_tables(tables)
 
     def close(self) -> None:
-        """The stream has ended: let go of the groups, and of what only this client was trying out."""
+        """The stream has ended: let go of its owner, of the groups, and of what only this client was trying out."""
+        self.wake, self.recall = _nobody, _nothing
         for watch in self._ordered:
             watch.detach()
             for trial in watch.trials:
@@ -452,6 +453,15 @@ class Session:
         at = watch.sent_at + PATIENCE
         if self.wake_at is None or at < self.wake_at:
             self.wake_at = at
+
+
+def _nobody() -> None:
+    """Wakes nobody."""
+
+
+def _nothing(_: str) -> Sequence[Unsettled]:
+    """No earlier stream has left anything."""
+    return ()
 
 
 def _names(response: Response) -> Iterable[str]:
