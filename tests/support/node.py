@@ -2,7 +2,7 @@
 
 Everything runs in namespaces of its own: of processes, mounts and the network. Ending the first of its processes ends all, containers
 and their shims too, and takes every mount, link and rule away. Needs root and Debian's containerd, runc,
-containernetworking-plugins, iptables, nftables, conntrack and busybox-static.
+containernetworking-plugins, iptables, nftables, conntrack and busybox-static; gcc for one of our images.
 
 Learned by trying: Kubernetes 1.34 is the newest whose kubelet runs on cgroup v1; a machine without CAP_SYS_RESOURCE needs
 `restrict_oom_score_adj`; images are looked up by their full names, and only those with a tag are not pulled first.
@@ -27,16 +27,17 @@ from support.kube import binary, poll
 
 IMAGES = Path(__file__).parents[2] / "deploy" / "image" / "build.py"
 ADDRESS, PODS, SERVICES, DNS = "10.88.0.1", "10.88.0.0/16", "10.96.0.0/16", "10.96.0.10"
-COMMANDS = ("containerd", "runc", "ctr", "iptables", "nft", "conntrack", "busybox", "unshare", "nsenter")
-PACKAGES = "containerd runc containernetworking-plugins iptables nftables conntrack busybox-static util-linux"
+COMMANDS = ("containerd", "runc", "ctr", "iptables", "nft", "conntrack", "busybox", "unshare", "nsenter", "gcc")
+PACKAGES = "containerd runc containernetworking-plugins iptables nftables conntrack busybox-static util-linux gcc libc6-dev"
 BINARIES = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "kubectl", "coredns", "helm")
 CTR = ("ctr", "-a", "/run/xds/containerd.sock", "-n", "k8s.io")
+PLUGINS = Path("/usr/lib/cni")
 CGROUPS = Path("/sys/fs/cgroup")
 
 
 def available() -> bool:
     """Whether this machine lets the test make a node."""
-    return os.geteuid() == 0 and all(map(shutil.which, COMMANDS)) and Path("/usr/lib/cni/bridge").exists()
+    return os.geteuid() == 0 and all(map(shutil.which, COMMANDS)) and (PLUGINS / "bridge").exists()
 
 
 class Node:
@@ -57,8 +58,10 @@ class Node:
         """Start everything; returns when the node is Ready and names resolve."""
         for hierarchy in _hierarchies():
             (hierarchy / self._group).mkdir()
-        for folder in ("logs", "cni", "kubelet", "lib-cni", "pod-logs", "images"):
+        for folder in ("logs", "cni", "cni-programs", "kubelet", "lib-cni", "pod-logs", "images"):
             (self.directory / folder).mkdir()
+        for plugin in PLUGINS.iterdir():
+            (self.directory / "cni-programs" / plugin.name).symlink_to(plugin)
         self._certificates()
         self._configurations()
         self._unshare()
@@ -155,9 +158,13 @@ class Node:
     # Its parts
 
     def _unshare(self) -> None:
-        mounts = [("/run", None), ("/var/lib/cni", "lib-cni"), ("/var/log/pods", "pod-logs")]
-        program = ["set -e", "mkdir -p /var/lib/cni /var/log/pods"]
+        mounts = [
+            ("/run", None), ("/var/lib/cni", "lib-cni"), ("/var/log/pods", "pod-logs"), ("/etc/cni/net.d", "cni"),
+            ("/opt/cni/bin", "cni-programs"),
+        ]  # fmt: skip
+        program = ["set -e"]
         for path, folder in mounts:
+            program.append(f"mkdir -p {path}")
             program.append(f"mount --bind {self.directory / folder} {path}" if folder else f"mount -t tmpfs none {path}")
         program += [
             "mkdir -p /run/xds /run/lock",
@@ -267,8 +274,8 @@ state = "/run/xds/state"
   [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
     runtime_type = "io.containerd.runc.v2"
   [plugins."io.containerd.grpc.v1.cri".cni]
-    bin_dir = "/usr/lib/cni"
-    conf_dir = "{here}/cni"
+    bin_dir = "/opt/cni/bin"
+    conf_dir = "/etc/cni/net.d"
 """
         )
         kubelet = {

@@ -16,6 +16,7 @@ COMMANDS = {
     "bootstrap": "Write the bootstrap of an Envoy, or of a gRPC client.",
     "inject": "Add the proxy to the workloads in a file.",
     "capture": "Lead this network namespace's connections through its proxy.",
+    "cni": "Capture the traffic of a node's pods: the agent of the CNI plugin.",
     "demo": "Two minutes with a mesh: no cluster, no root.",
     "completion": "Write the shell completion script.",
 }

@@ -7,7 +7,7 @@ is warned of.
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -15,7 +15,7 @@ import yaml
 
 from xds.errors import ConfigError
 from xds.injection import capture
-from xds.injection.capture import Capture
+from xds.injection.capture import PROXY_ID, Capture
 from xds.injection.settings import Settings
 from xds.mesh.model import Mode
 from xds.objects import ProxyConfig
@@ -26,6 +26,7 @@ PROXY_CONFIG = "proxy.istio.io/config"
 TEMPLATES = "inject.istio.io/templates"
 _TRAFFIC = "traffic.sidecar.istio.io/"
 _SIDECAR = "sidecar.istio.io/"
+INTERCEPTION_MODE = _SIDECAR + "interceptionMode"
 _READINESS = "readiness.status.sidecar.istio.io/"
 _QUANTITY = re.compile(r"\d+(\.\d+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?", re.ASCII)
 _RESOURCES = (  # annotation, requests or limits, resource
@@ -81,15 +82,13 @@ def wishes(annotations: Mapping[str, str], settings: Settings, defaults: ProxyCo
     if templates != "sidecar":
         raise ConfigError(TEMPLATES, f"there is no template {templates!r}: only sidecar")
     warnings += [f"{key} has no effect: there is no agent beside the proxy" for key in _WITHOUT_AGENT if key in annotations]
-    mode = Mode.__members__.get(annotations.get(_SIDECAR + "interceptionMode", config.interception_mode))
-    if mode is None:
-        raise ConfigError(_SIDECAR + "interceptionMode", "must be REDIRECT, TPROXY or NONE")
+    mode = interception_mode(annotations, INTERCEPTION_MODE, config.interception_mode)
     requests, limits = _resources(annotations, settings)
     prefixes = annotations.get(_SIDECAR + "statsInclusionPrefixes", "")
     matcher = config.proxy_stats_matcher
     return Wishes(
         config=config,
-        capture=None if mode is Mode.NONE else _capture(annotations, settings, mode),
+        capture=None if mode is Mode.NONE else captured(annotations, settings, mode),
         image=annotations.get(_SIDECAR + "proxyImage") or settings.image,
         native=_boolean(annotations, _SIDECAR + "nativeSidecar", native),
         log_level=annotations.get(_SIDECAR + "logLevel") or settings.log_level,
@@ -135,7 +134,20 @@ def _proxy_config(annotations: Mapping[str, str], settings: Settings, defaults: 
     return config
 
 
-def _capture(annotations: Mapping[str, str], settings: Settings, mode: Mode) -> Capture:
+def interception_mode(annotations: Mapping[str, str], key: str, default: str) -> Mode:
+    """How a pod's traffic is captured, if at all."""
+    mode = Mode.__members__.get(annotations.get(key, default))
+    if mode is None:
+        raise ConfigError(key, "must be REDIRECT, TPROXY or NONE")
+    return mode
+
+
+def captured(
+    annotations: Mapping[str, str], settings: Settings, mode: Mode, *, dns: bool = False,
+    users: tuple[int, ...] = (PROXY_ID,), groups: tuple[int, ...] = (PROXY_ID,),
+) -> Capture:  # fmt: skip
+    """What is captured, as the annotations say, or else the settings. `users` and `groups` are the proxy's."""
+
     def text(name: str, default: str) -> tuple[str, str]:
         return annotations.get(_TRAFFIC + name, default), _TRAFFIC + name
 
@@ -148,7 +160,28 @@ def _capture(annotations: Mapping[str, str], settings: Settings, mode: Mode) -> 
         outbound_ranges=capture.parse_ranges(*text("includeOutboundIPRanges", settings.include_ip_ranges)),
         excluded_outbound_ranges=capture.parse_some_ranges(*text("excludeOutboundIPRanges", settings.exclude_ip_ranges)),
         excluded_interfaces=capture.parse_interfaces(*text("excludeInterfaces", "")),
+        dns=dns,
+        users=users,
+        groups=groups,
     )
+
+
+def capture_annotations(wanted: Capture) -> dict[str, str]:
+    """The annotations that `captured` reads as this. What is not in annotations (users, groups, DNS) is seen at the proxy."""
+
+    def text(values: Iterable[object] | None) -> str:
+        return "*" if values is None else ",".join(map(str, values))
+
+    return {
+        INTERCEPTION_MODE: wanted.mode.name,
+        _TRAFFIC + "includeInboundPorts": text(wanted.inbound_ports),
+        _TRAFFIC + "excludeInboundPorts": text(wanted.excluded_inbound_ports),
+        _TRAFFIC + "includeOutboundPorts": text(wanted.outbound_ports),
+        _TRAFFIC + "excludeOutboundPorts": text(wanted.excluded_outbound_ports),
+        _TRAFFIC + "includeOutboundIPRanges": text(wanted.outbound_ranges),
+        _TRAFFIC + "excludeOutboundIPRanges": text(wanted.excluded_outbound_ranges),
+        _TRAFFIC + "excludeInterfaces": text(wanted.excluded_interfaces),
+    }
 
 
 def _resources(annotations: Mapping[str, str], settings: Settings) -> tuple[dict[str, str], dict[str, str]]:

@@ -24,6 +24,8 @@ OUTBOUND_PORT, INBOUND_PORT, DNS_PORT = 15001, 15006, 15053
 PROXY_ID = 1337  # user and group of the proxy, and the mark of a transparent proxy's own packets
 OWN_PORTS = (15020, 15021, 15090)  # readiness and metrics, which the proxy itself answers
 ROUTES = 133  # the routing table of marked packets
+PROBE = ("127.0.0.6", 15002)  # calls to this lead to the outbound port wherever these rules are: anybody can find out that they are
+NOT_CAPTURED = 126  # what `validation_script` exits with where they are not; Istio's number for it
 _TCP = "meta l4proto tcp"  # nft wants to see it in the very rule that redirects
 _INTERFACE = re.compile(r"[^\s/\"\\*]{1,15}\+?")
 
@@ -56,6 +58,20 @@ def clean_up_script() -> str:
     """The shell program that takes everything away again; nothing to take away is no error."""
     lines = ["set -eu", "nft -f - <<'RULES'", *_fresh_table(), "RULES", _NO_ADDRESS, *_marked_routes(False)]
     return "\n".join(lines) + "\n"
+
+
+def validation_script() -> str:
+    """The shell program that finds out whether the rules are there: without privilege, by a call. It needs `nc`, and free ports."""
+    address, port = PROBE
+    return f"""nc -ll -p {OUTBOUND_PORT} -e echo captured &
+trap "kill $!" EXIT
+for _ in $(seq 50); do
+  if [ "$(nc -w 1 {address} {port} < /dev/null 2> /dev/null)" = captured ]; then exit 0; fi
+  sleep 0.1
+done
+echo "traffic of this pod is not captured: it was made before the node's CNI plugin was there; make it anew" >&2
+exit {NOT_CAPTURED}
+"""
 
 
 # The source of a proxy's connections to its own workload is 127.0.0.6, which every loopback interface has, and ::6, which none has.
@@ -130,7 +146,7 @@ def _transparent_inbound(capture: Capture) -> list[str]:
 
 def _outbound(capture: Capture) -> list[str]:
     captured = f"{_TCP} redirect to :{OUTBOUND_PORT}"
-    rules = []
+    rules = [f"ip daddr {PROBE[0]} tcp dport {PROBE[1]} redirect to :{OUTBOUND_PORT}"]
     if capture.mode is Mode.TPROXY:
         rules.append(f"meta mark {PROXY_ID} accept")
     rules += ["oif lo ip saddr 127.0.0.6 accept", "oif lo ip6 saddr ::6 accept"]

@@ -11,8 +11,9 @@ from typing import Any
 
 import msgspec
 
-from xds.injection.annotations import Wishes, wishes
-from xds.injection.policy import INIT, PROXY, REVISION_LABEL, STATUS
+from xds.injection.annotations import Wishes, capture_annotations, wishes
+from xds.injection.cni.pods import BY_NODE, proxy_ids
+from xds.injection.policy import INIT, PROXY, REVISION_LABEL, STATUS, VALIDATION
 from xds.injection.probes import rewritten
 from xds.injection.settings import Settings
 from xds.injection.sidecar import Identity, capture_container, proxy_container
@@ -59,7 +60,9 @@ def inject(
     if settings.image_pull_secrets:
         spec["imagePullSecrets"] = _by_name(spec.get("imagePullSecrets") or [], [{"name": name} for name in settings.image_pull_secrets])
     metadata["labels"] = {**labels, **own_labels}
-    metadata["annotations"] = {**_scraping(annotations, metrics), **annotations, **_annotations(annotations, spec, added, settings)}
+    by_node = capture_annotations(wanted.capture) if settings.cni and wanted.capture is not None else {}
+    shown = _annotations(annotations, spec, added, settings, by_node=bool(by_node))
+    metadata["annotations"] = {**_scraping(annotations, metrics), **by_node, **annotations, **shown}
     return Injected(injected, wanted.warnings)
 
 
@@ -99,9 +102,12 @@ def _add_containers(spec: dict[str, Any], wanted: Wishes, settings: Settings, id
     if wanted.capture is not None and wanted.rewrites_probes:
         containers, tried = rewritten(containers, wanted.capture)
     proxy = _customised(proxy_container(wanted, settings, identity, tried), own)
-    own_init = _take(inits, INIT)
-    capture = capture_container(wanted, settings)
-    first = [] if capture is None else [_customised(capture, own_init)]
+    customs = {name: _take(inits, name) for name in (INIT, VALIDATION)}
+    first = []
+    if wanted.capture is not None:
+        users, groups = proxy_ids(proxy)
+        capture = capture_container(msgspec.structs.replace(wanted.capture, users=users, groups=groups), wanted.image, settings)
+        first = [_customised(capture, customs[capture["name"]])]
     if wanted.native:
         inits = [*first, proxy, *inits]
     else:
@@ -163,12 +169,14 @@ def _scraping(annotations: Mapping[str, str], metrics: bool) -> dict[str, str]:
 
 
 def _annotations(
-    annotations: Mapping[str, str], spec: Mapping[str, Any], added: Mapping[str, list[str]], settings: Settings
+    annotations: Mapping[str, str], spec: Mapping[str, Any], added: Mapping[str, list[str]], settings: Settings, *, by_node: bool
 ) -> dict[str, str]:
     """What tells people and tools what was done. `kubectl logs` and `exec` go on to mean the application."""
     application = next((c["name"] for c in spec["containers"] if c.get("name") != PROXY), "")
     shown = {f"kubectl.kubernetes.io/default-{what}": application for what in ("container", "logs-container") if application}
     status = {**added, "volumes": None, "imagePullSecrets": list(settings.image_pull_secrets) or None, "revision": settings.revision}
+    if by_node:
+        status["capture"] = BY_NODE
     return {
         **{key: value for key, value in shown.items() if key not in annotations},
         "istio.io/rev": settings.revision,

@@ -12,7 +12,7 @@ INJECTION = "istio-injection"
 REVISION_LABEL = "istio.io/rev"
 STATUS = "sidecar.istio.io/status"
 NEVER = ("kube-system", "kube-public", "kube-node-lease", "local-path-storage")
-PROXY, INIT = "istio-proxy", "istio-init"
+PROXY, INIT, VALIDATION = "istio-proxy", "istio-init", "istio-validation"
 
 
 def reason_against(pod: Mapping[str, Any], namespace: str) -> str:

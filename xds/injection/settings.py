@@ -26,13 +26,17 @@ class Resources(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid_unknown_fields=True):
-    """`native`: whether proxies are native sidecars (Kubernetes 1.33 and later have them for certain); None: as the cluster can."""
+    """`native`: whether proxies are native sidecars (Kubernetes 1.33 and later have them for certain); None: as the cluster can.
+
+    `cni`: whether the nodes capture traffic, so that pods need no init container with privileges for it.
+    """
 
     image: str = "xds-proxy"
     image_pull_policy: str = ""
     image_pull_secrets: tuple[str, ...] = ()
     revision: str = REVISION
     native: bool | None = None
+    cni: bool = False
     discovery_address: str = f"istiod.istio-system.svc:{PLAIN_PORT}"
     cluster_domain: str = "cluster.local"
     cluster_id: str = "Kubernetes"

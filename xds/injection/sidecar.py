@@ -1,4 +1,4 @@
-"""The two containers of an injected pod: the one that captures its traffic, and its proxy.
+"""The two containers of an injected pod: the one that captures its traffic, or sees that the node has done so, and its proxy.
 
 The proxy is a stock Envoy without an agent. Its bootstrap is an argument; what is known of a pod only when it runs (its name, its
 addresses) stands in there as `$(VARIABLE)`, which the kubelet replaces from the container's environment. Labels and service
@@ -14,8 +14,8 @@ import msgspec
 
 from xds.envoy.bootstrap import ADMIN_PORT, PROMETHEUS_PORT, STATISTICS, STATUS_PORT, Node, Ports, bootstrap, bootstrap_json
 from xds.injection.annotations import Wishes
-from xds.injection.capture import PROXY_ID, script
-from xds.injection.policy import INIT, PROXY
+from xds.injection.capture import PROXY_ID, Capture, script, validation_script
+from xds.injection.policy import INIT, PROXY, VALIDATION
 from xds.injection.settings import Settings
 from xds.mesh.model import Mode
 
@@ -40,27 +40,25 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     owner: str = ""
 
 
-def capture_container(wishes: Wishes, settings: Settings) -> dict[str, Any] | None:
-    """The init container that installs the capture rules; None where nothing is captured."""
-    if wishes.capture is None:
-        return None
-    return {
-        "name": INIT,
-        "image": wishes.image,
+def capture_container(capture: Capture, image: str, settings: Settings) -> dict[str, Any]:
+    """The init container that installs the capture rules, or, where the node does that, fails unless they are there."""
+    container: dict[str, Any] = {
+        "name": VALIDATION if settings.cni else INIT,
+        "image": image,
         **_pull_policy(settings),
         "command": ["/bin/sh", "-c"],
-        "args": [_literal(script(wishes.capture))],
+        "args": [_literal(validation_script() if settings.cni else script(capture))],
         "resources": {"requests": {"cpu": "10m", "memory": "16Mi"}, "limits": {"cpu": "1000m", "memory": "128Mi"}},
-        "securityContext": {
-            "allowPrivilegeEscalation": False,
-            "capabilities": {"add": ["NET_ADMIN"], "drop": ["ALL"]},
-            "privileged": False,
-            "readOnlyRootFilesystem": True,
-            "runAsGroup": 0,
-            "runAsNonRoot": False,
-            "runAsUser": 0,
-        },
+        "securityContext": {"allowPrivilegeEscalation": False, "privileged": False, "readOnlyRootFilesystem": True},
     }
+    security = container["securityContext"]
+    if settings.cni:
+        container["terminationMessagePolicy"] = "FallbackToLogsOnError"
+        security |= {"capabilities": {"drop": ["ALL"]}, "runAsGroup": PROXY_ID, "runAsNonRoot": True, "runAsUser": PROXY_ID}
+        security["seccompProfile"] = {"type": "RuntimeDefault"}
+    else:
+        security |= {"capabilities": {"add": ["NET_ADMIN"], "drop": ["ALL"]}, "runAsGroup": 0, "runAsNonRoot": False, "runAsUser": 0}
+    return container
 
 
 def proxy_container(wishes: Wishes, settings: Settings, identity: Identity, tried: Mapping[str, int]) -> dict[str, Any]:

@@ -22,6 +22,16 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 {{- define "xds.proxyImage" -}}
 {{ .Values.proxyImage.repository }}:{{ .Values.proxyImage.tag | default .Chart.AppVersion }}
 {{- end -}}
+{{- define "xds.cniImage" -}}
+{{ .Values.cni.image.repository }}:{{ .Values.cni.image.tag | default .Chart.AppVersion }}
+{{- end -}}
+{{- define "xds.cniLabels" -}}
+app: xds-cni
+app.kubernetes.io/name: xds-cni
+app.kubernetes.io/part-of: xds
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+{{- end -}}
 {{- define "xds.discoveryAddress" -}}
 {{ include "xds.name" . }}.{{ .Release.Namespace }}.svc:15010
 {{- end -}}
@@ -31,6 +41,7 @@ imagePullPolicy: {{ .Values.proxyImage.pullPolicy | quote }}
 imagePullSecrets: {{ toJson .Values.imagePullSecrets }}
 revision: {{ .Values.revision | quote }}
 native: {{ .Values.injection.native | toJson }}
+cni: {{ .Values.cni.enabled }}
 discoveryAddress: {{ include "xds.discoveryAddress" . | quote }}
 clusterDomain: {{ .Values.injection.clusterDomain | quote }}
 clusterId: {{ .Values.injection.clusterId | quote }}
