@@ -74,6 +74,9 @@ class Destination(Seen):
         self.all_endpoints = tuple(endpoints)
         self.hosts: tuple[str, ...] = ()  # further hosts that a rig's requests may name
 
+    def called_at(self, service: Service, client: Client) -> tuple[str, ...]:
+        return service.addresses
+
     def policy(self, service: Service) -> DestinationPolicy:
         return self.rule
 

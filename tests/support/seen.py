@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 
-from xds.mesh.model import DestinationPolicy, Egress, Endpoint, Labels, Port, Protocol, Resolution, Routing, Scope, Service
+from xds.mesh.model import Client, DestinationPolicy, Egress, Endpoint, Labels, Port, Protocol, Resolution, Routing, Scope, Service
 from xds.objects import MeshConfig, TrafficPolicy, VirtualService
 from xds.objects.meta import Ref
 
@@ -31,6 +31,9 @@ class Seen:
     def destination(self, hostname: str) -> Service | None:
         wildcards = (s for s in self.services.values() if s.hostname.startswith("*.") and hostname.endswith(s.hostname[1:]))
         return self.services.get(hostname) or max(wildcards, key=lambda s: len(s.hostname), default=None)
+
+    def called_at(self, service: Service, client: Client) -> tuple[str, ...]:
+        return service.addresses
 
     def policy(self, service: Service) -> DestinationPolicy:
         return DestinationPolicy(self.policies.get(service.hostname))

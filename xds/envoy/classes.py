@@ -255,6 +255,8 @@ class Classes:
             ("outbound listeners", (scope, li)), LISTENER, (t.common_listeners.node(scope, li),),
             t.listener_names.node(scope, li), lambda k: t.listener.node(scope, li, *k),
         )  # fmt: skip
+        if (d := shares.dns) is not None:
+            yield (("DNS listeners", (scope, d)), LISTENER, (t.dns_listeners.node(scope, d),), None, None)
         yield (("inbound listeners", inbound), LISTENER, (t.inbound_listeners.node(inbound),), None, None)
         yield (("routes", (scope, r)), ROUTES, (), t.route_names.node(scope, r), lambda k: t.route.node(scope, r, *k))
         for table in shares.pieces:

@@ -237,14 +237,15 @@ class _Planner:
         table = "" if asked.protocol.is_tcp else asked.table
         if asked.bind:
             return self.take(asked, asked.bind, table, target)
-        if not asked.service.addresses:
+        addresses = self.view.called_at(asked.service, self.client)
+        if not addresses:
             if not self.has_pods(asked):
                 return self.take(asked, self.wildcards, table, target)
             self.pods.setdefault(asked.service_port, target)
             self.route_of_its_own(asked, target)
             return False
         subnets = []
-        for address in asked.service.addresses:
+        for address in addresses:
             if not reaches(self.client, address):
                 continue
             if "/" in address and (whole := network(address)).num_addresses > 1:

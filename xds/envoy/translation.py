@@ -22,6 +22,7 @@ from xds.envoy.clusters import (
     outbound_clusters,
     passthrough_cluster,
 )
+from xds.envoy.dns_listeners import Known, dns_listeners
 from xds.envoy.endpoints import assignments, deciding_labels
 from xds.envoy.inbound_listeners import inbound_listeners
 from xds.envoy.listeners import Bind, Conflict, Plan, RouteNeed, Target, http_proxy, outbound_listener, plan, pod_binds, virtual_outbound
@@ -63,6 +64,7 @@ class Shares(msgspec.Struct, frozen=True, cache_hash=True):
     listeners: Client
     routes: Client
     inbound: Workload
+    dns: Client | None = None  # None: its DNS queries do not come to the proxy
     pieces: tuple[str, ...] = ()  # the route tables whose virtual hosts are sent one by one
 
 
@@ -97,6 +99,7 @@ class Translation(flow.Graph):
             kind=client.kind,
             domain=client.domain,
             http10=client.http10,
+            allocates=client.allocates,
         )
         routes = msgspec.structs.replace(
             seen, namespace=client.namespace, addresses=(), http10=False, mode=Mode.REDIRECT, pieces=client.pieces
@@ -104,7 +107,7 @@ class Translation(flow.Graph):
         return Shares(
             scope=scope,
             clusters=_placed(
-                msgspec.structs.replace(seen, mode=Mode.NONE if client.mode is Mode.NONE else Mode.REDIRECT, http10=False),
+                msgspec.structs.replace(seen, mode=Mode.NONE if client.mode is Mode.NONE else Mode.REDIRECT, http10=False, allocates=False),
                 client,
                 self.deciding_of_names(scope),
             ),
@@ -112,9 +115,12 @@ class Translation(flow.Graph):
             listeners=seen,
             routes=routes,
             inbound=Workload(
-                msgspec.structs.replace(client, locality=Locality(), node="", addresses=wildcards(client), pieces=False),
+                msgspec.structs.replace(
+                    client, locality=Locality(), node="", addresses=wildcards(client), pieces=False, dns=False, allocates=False
+                ),
                 self.mesh.inbound(client),
             ),
+            dns=_resolving(client, scope) if client.dns else None,
             pieces=self.tables_in_pieces(scope, routes) if client.pieces else (),
         )
 
@@ -198,7 +204,8 @@ class Translation(flow.Graph):
 
     def plan(self, scope: Scope, client: Client) -> Plan:
         """Which outbound listeners a scope has, and which services share each: one plan for all clients that bind alike."""
-        return self._plan(scope, Client(namespace=scope.namespace, addresses=wildcards(client), mode=client.mode))
+        seen = Client(namespace=scope.namespace, addresses=wildcards(client), mode=client.mode, allocates=client.allocates)
+        return self._plan(scope, seen)
 
     def conflicts(self) -> set[Conflict]:
         """The service ports that lose an address to another, by the plans of the proxies there are."""
@@ -243,6 +250,21 @@ class Translation(flow.Graph):
         config = self.mesh.config()
         made = [virtual_outbound(config, client, self.mesh.outbound_policy(scope)), http_proxy(config, client)]
         return resources(listener for listener in made if listener is not None)
+
+    @flow.derived
+    def dns_listeners(self, scope: Scope, client: Client) -> Resources:
+        """The listeners for captured DNS queries, with a table of all hosts of the scope."""
+        known = (self.known_name(*key, client.allocates) for key in self.mesh.hosts(scope))
+        return resources(dns_listeners(client, self.mesh.config(), (name for name in known if name is not None)))
+
+    @flow.derived
+    def known_name(self, hostname: str, namespace: str, allocates: bool) -> Known | None:
+        """What a table says of one service: its names and addresses; None where the client's own DNS servers are to be asked."""
+        service = self.mesh.service(hostname, namespace)
+        if service is None:
+            return None
+        addresses = self.mesh.called_at(service, allocates=allocates)
+        return ((hostname, *service.aliases), addresses) if addresses else None
 
     @flow.derived
     def inbound_listeners(self, workload: Workload) -> Resources:
@@ -504,6 +526,12 @@ class RouteTable(msgspec.Struct, frozen=True):
     others: Segment
     taken: frozenset[str]  # every domain of the table
     elsewhere: frozenset[str]  # namespaces that have short names for what is not in their segment: their tables are made whole
+
+
+def _resolving(client: Client, scope: Scope) -> Client:
+    """What of `client` shows in the listeners for its DNS queries."""
+    mode = Mode.NONE if client.mode is Mode.NONE else Mode.REDIRECT
+    return Client(namespace=scope.namespace, addresses=wildcards(client), mode=mode, allocates=client.allocates)
 
 
 def _within(client: Client, scope: Scope) -> Client:

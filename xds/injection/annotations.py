@@ -27,6 +27,7 @@ TEMPLATES = "inject.istio.io/templates"
 _TRAFFIC = "traffic.sidecar.istio.io/"
 _SIDECAR = "sidecar.istio.io/"
 INTERCEPTION_MODE = _SIDECAR + "interceptionMode"
+DNS_CAPTURE = "ISTIO_META_DNS_CAPTURE"
 _READINESS = "readiness.status.sidecar.istio.io/"
 _QUANTITY = re.compile(r"\d+(\.\d+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?", re.ASCII)
 _RESOURCES = (  # annotation, requests or limits, resource
@@ -88,7 +89,7 @@ def wishes(annotations: Mapping[str, str], settings: Settings, defaults: ProxyCo
     matcher = config.proxy_stats_matcher
     return Wishes(
         config=config,
-        capture=None if mode is Mode.NONE else captured(annotations, settings, mode),
+        capture=None if mode is Mode.NONE else captured(annotations, settings, mode, dns=takes_names(config.proxy_metadata)),
         image=annotations.get(_SIDECAR + "proxyImage") or settings.image,
         native=_boolean(annotations, _SIDECAR + "nativeSidecar", native),
         log_level=annotations.get(_SIDECAR + "logLevel") or settings.log_level,
@@ -132,6 +133,11 @@ def _proxy_config(annotations: Mapping[str, str], settings: Settings, defaults: 
     if config.discovery_address == ProxyConfig().discovery_address:  # Istio's default has TLS, and a certificate for each proxy
         return msgspec.structs.replace(config, discovery_address=settings.discovery_address)
     return config
+
+
+def takes_names(variables: Mapping[str, str]) -> bool:
+    """Whether DNS queries are captured, by the variables of a proxy's environment (Istio: `proxyMetadata`)."""
+    return variables.get(DNS_CAPTURE, "").lower() in ("1", "true")
 
 
 def interception_mode(annotations: Mapping[str, str], key: str, default: str) -> Mode:

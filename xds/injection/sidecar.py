@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from xds.envoy.bootstrap import ADMIN_PORT, PROMETHEUS_PORT, STATISTICS, STATUS_PORT, Node, Ports, bootstrap, bootstrap_json
-from xds.injection.annotations import Wishes
+from xds.injection.annotations import DNS_CAPTURE, Wishes
 from xds.injection.capture import PROXY_ID, Capture, script, validation_script
 from xds.injection.policy import INIT, PROXY, VALIDATION
 from xds.injection.settings import Settings
@@ -73,7 +73,11 @@ def proxy_container(wishes: Wishes, settings: Settings, identity: Identity, trie
         **_pull_policy(settings),
         "command": ["/usr/local/bin/envoy"],
         "args": _arguments(wishes, settings, identity, tried),
-        "env": [{"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}} for name, path in _FACTS.items()],
+        "env": [
+            *({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}} for name, path in _FACTS.items()),
+            # What the node looks at where it captures. The rest of `proxyMetadata` is in the bootstrap: there is no agent to read it here.
+            *({"name": name, "value": value} for name, value in wishes.config.proxy_metadata.items() if name == DNS_CAPTURE),
+        ],
         "ports": [{"name": "http-envoy-prom", "containerPort": PROMETHEUS_PORT, "protocol": "TCP"}],
         "resources": {"requests": dict(wishes.requests), "limits": dict(wishes.limits)},
         "securityContext": {

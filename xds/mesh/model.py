@@ -119,6 +119,12 @@ class Service(msgspec.Struct, frozen=True):
     def name(self) -> str:
         return self.ref.name
 
+    @property
+    def wants_addresses(self) -> bool:
+        """Whether callers could be told apart by an address, and there is none (Istio: "Address auto allocation")."""
+        has_none = not self.from_kubernetes and not self.addresses and not self.hostname.startswith("*")
+        return has_none and self.resolution is not Resolution.PASSTHROUGH
+
     def port(self, number: int) -> Port | None:
         """The port with this number, None where there is none."""
         return next((p for p in self.ports if p.number == number), None)
@@ -179,6 +185,8 @@ class Client(msgspec.Struct, frozen=True, cache_hash=True):
     http10: bool = False  # node metadata HTTP10: serve HTTP/1.0 too
     workload: str = ""
     pieces: bool = False  # it is sent the virtual hosts of its route tables one by one
+    dns: bool = False  # node metadata DNS_CAPTURE: its DNS queries come to the proxy
+    allocates: bool = False  # node metadata DNS_AUTO_ALLOCATE: hosts without addresses are called at addresses that we give them
 
     @property
     def ipv6_only(self) -> bool:

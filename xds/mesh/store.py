@@ -82,6 +82,9 @@ class MeshView:
         name = self._mesh.resolved(hostname)
         return next((s for pattern in patterns(name) if (s := self._mesh.seen(self.scope, pattern)) is not None), None)
 
+    def called_at(self, service: Service, client: Client) -> tuple[str, ...]:
+        return self._mesh.called_at(service, allocates=client.allocates)
+
     def policy(self, service: Service) -> DestinationPolicy:
         return self._mesh.policy(self.scope, service.hostname, service.namespace)
 

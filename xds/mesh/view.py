@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from xds.mesh.model import DestinationPolicy, Endpoint, Labels, Routing, Scope, Service
+from xds.mesh.model import Client, DestinationPolicy, Endpoint, Labels, Routing, Scope, Service
 from xds.objects import MeshConfig, TrafficPolicy
 
 
@@ -20,6 +20,9 @@ class View(Protocol):
 
     def destination(self, hostname: str) -> Service | None:
         """The service a route to `hostname` means: its own, or that it is an alias of, else the most specific wildcard's."""
+
+    def called_at(self, service: Service, client: Client) -> tuple[str, ...]:
+        """Where `client` calls `service`: at its own addresses, or at those that are given to it where it has none."""
 
     def policy(self, service: Service) -> DestinationPolicy:
         """The DestinationRules that apply to `service` here, merged; empty where there is none."""

@@ -11,10 +11,11 @@ import msgspec
 
 from xds import flow
 from xds import objects as api
+from xds.mesh.allocation import allocate
 from xds.mesh.delegates import AnyMatch
 from xds.mesh.endpoints import Endpoints, ServiceKey
 from xds.mesh.inputs import Age, age
-from xds.mesh.model import Labels, Protocol, Scope
+from xds.mesh.model import Labels, Protocol, Scope, Service
 from xds.mesh.names import covers, qualified
 from xds.mesh.protocols import declared
 from xds.mesh.services import exported
@@ -198,6 +199,23 @@ class Visibility(Endpoints):
     def populated(self) -> list[str]:
         """The namespaces that define services, the largest first. The API server's own service says nothing of its namespace."""
         return [namespace for namespace, _ in Counter(r.namespace for r in self.services[""] if r != API_SERVER).most_common()]
+
+    @flow.derived
+    def _allocations(self) -> dict[ServiceKey, tuple[str, str]]:
+        """The addresses that are given to the hosts of ServiceEntries that need some, older ones first."""
+        entries = (self.service(*item.key) for item in self.all_services() if not item.from_kubernetes)
+        return allocate((service.hostname, service.namespace) for service in entries if service is not None and service.wants_addresses)
+
+    @flow.derived
+    def _allocated(self, hostname: str, namespace: str) -> tuple[str, ...]:
+        return self._allocations().get((hostname, namespace), ())
+
+    def called_at(self, service: Service, *, allocates: bool) -> tuple[str, ...]:
+        """Where a service is called: at its own addresses; where it has none, at those given to it, one of each family, by callers
+        that are told of such.
+        """
+        given = allocates and service.wants_addresses
+        return self._allocated(service.hostname, service.namespace) if given else service.addresses
 
     @flow.derived
     def public(self) -> tuple[ServiceKey, ...]:

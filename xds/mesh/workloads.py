@@ -60,6 +60,8 @@ class Claim(msgspec.Struct, frozen=True, cache_hash=True):
     http10: bool = False
     route_tables: str = ""  # how it wants them: see `Workloads.pieces`
     can_take_pieces: bool = False
+    dns: bool = False
+    allocates: bool = False
 
 
 def claim(node_id: str, metadata: Mapping[str, Any], locality: Locality = NOWHERE, *, can_take_pieces: bool = False) -> Claim:
@@ -85,11 +87,17 @@ def claim(node_id: str, metadata: Mapping[str, Any], locality: Locality = NOWHER
         network=_text(metadata, "NETWORK"),
         node=_text(metadata, "NODE_NAME"),
         mode=Mode.__members__.get(mode),
-        http10=_text(metadata, "HTTP10") in ("1", "true"),
+        http10=_flag(metadata, "HTTP10"),
         locality=locality,
         route_tables=_text(metadata, ROUTE_TABLES),
         can_take_pieces=can_take_pieces,
+        dns=_flag(metadata, "DNS_CAPTURE"),
+        allocates=_flag(metadata, "DNS_CAPTURE") and _flag(metadata, "DNS_AUTO_ALLOCATE"),
     )
+
+
+def _flag(metadata: Mapping[str, Any], key: str) -> bool:
+    return _text(metadata, key).lower() in ("1", "true")
 
 
 def _text(metadata: Mapping[str, Any], key: str) -> str:
@@ -251,6 +259,8 @@ class Workloads(Services):
             http10=claim.http10,
             workload=claim.workload or claim.name,
             pieces=self.pieces(claim),
+            dns=claim.dns,
+            allocates=claim.allocates,
         )
         if client.locality == NOWHERE:
             at = self.node_locality(claim.node)

@@ -64,6 +64,7 @@ NAMES = {
     "WrrLocality": "envoy.extensions.load_balancing_policies.wrr_locality.v3.WrrLocality",
     # listener and network filters
     "OriginalDst": "envoy.extensions.filters.listener.original_dst.v3.OriginalDst",
+    "DnsFilter": "envoy.extensions.filters.udp.dns_filter.v3.DnsFilterConfig",
     "OriginalSrc": "envoy.extensions.filters.listener.original_src.v3.OriginalSrc",
     "TlsInspector": "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector",
     "HttpInspector": "envoy.extensions.filters.listener.http_inspector.v3.HttpInspector",

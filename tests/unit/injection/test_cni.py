@@ -75,6 +75,11 @@ class TestPods:
         assert capture is not None
         assert (capture.mode, capture.users, capture.groups) == (Mode.TPROXY, (1337,), (1337,))
 
+    def test_dns_is_captured_where_the_proxy_is_told_to_answer(self) -> None:
+        capture = capture_of(injected({"proxy.istio.io/config": "proxyMetadata: {ISTIO_META_DNS_CAPTURE: 'true'}"}))
+        assert capture is not None
+        assert capture.dns
+
     def test_a_pod_that_captures_for_itself_is_left_to_it(self) -> None:
         assert capture_of(injected(settings=Settings())) is None
 

@@ -165,6 +165,21 @@ class TestContainers:
         assert proxy(result)["imagePullPolicy"] == container(result, "istio-init")["imagePullPolicy"] == "Never"
 
 
+class TestNames:
+    @pytest.mark.parametrize(("value", "captured"), [("true", True), ("True", True), ("false", False), ("", False)])
+    def test_dns_is_captured_where_proxy_metadata_says_so(self, value: str, captured: bool) -> None:
+        result = injected({"proxy.istio.io/config": f"proxyMetadata: {{ISTIO_META_DNS_CAPTURE: '{value}'}}"})
+        assert ("dport 53" in container(result, "istio-init")["args"][0]) is captured
+        assert bootstrap(result)["node"]["metadata"]["DNS_CAPTURE"] == value
+        assert claim("sidecar~10.1.2.3~web.shop~shop.svc.cluster.local", bootstrap(result)["node"]["metadata"]).dns is captured
+
+    def test_the_mesh_can_say_so_for_all(self) -> None:
+        defaults = ProxyConfig(proxy_metadata={"ISTIO_META_DNS_CAPTURE": "true", "ISTIO_META_DNS_AUTO_ALLOCATE": "true"})
+        result = injected(defaults=defaults)
+        assert "dport 53" in container(result, "istio-init")["args"][0]
+        assert claim("sidecar~10.1.2.3~web.shop~shop.svc.cluster.local", bootstrap(result)["node"]["metadata"]).allocates
+
+
 class TestMetadata:
     def test_telemetry_names_the_workload(self) -> None:
         labels = injected()["metadata"]["labels"]

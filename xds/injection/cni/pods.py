@@ -8,14 +8,13 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from xds.injection.annotations import INTERCEPTION_MODE, captured, interception_mode
+from xds.injection.annotations import INTERCEPTION_MODE, captured, interception_mode, takes_names
 from xds.injection.capture import PROXY_ID, Capture
 from xds.injection.policy import INIT, PROXY, STATUS, wanted
 from xds.injection.settings import Settings
 from xds.mesh.model import Mode
 
 BY_NODE = "cni"  # the value of `capture` in the annotation `sidecar.istio.io/status`
-DNS_CAPTURE = "ISTIO_META_DNS_CAPTURE"
 
 
 def capture_of(pod: Mapping[str, Any]) -> Capture | None:
@@ -32,7 +31,7 @@ def capture_of(pod: Mapping[str, Any]) -> Capture | None:
     if mode is Mode.NONE:
         return None
     users, groups = proxy_ids(proxy)
-    return captured(annotations, Settings(), mode, dns=_environment(proxy).get(DNS_CAPTURE) == "true", users=users, groups=groups)
+    return captured(annotations, Settings(), mode, dns=takes_names(_environment(proxy)), users=users, groups=groups)
 
 
 def awaits_node(annotations: Mapping[str, str]) -> bool:
