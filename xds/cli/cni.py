@@ -39,6 +39,11 @@ def command(
 
     Runs on every node, as root in a pod of a DaemonSet. Puts the CNI plugin xds-cni into the node's network configuration, keeps it
     there, and answers it. When it is ended because the DaemonSet is deleted, it takes the plugin out again.
+
+    \b
+    Examples:
+      xds cni                                                 in its pod, with the node's directories where most nodes have them
+      xds cni --configurations /host/net.d --programs /host/bin --node node-1
     """
     logging.configure(json=log_json, level=log_level)
     asyncio.run(_serve(configurations, programs, plugin, node, namespace, kubeconfig))
