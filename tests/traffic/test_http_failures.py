@@ -9,7 +9,7 @@ from support.applications import Application
 from support.traffic import Mesh, Pod, Reply, eventually
 from support.traffic_rules import TO_APP, TO_V1, Rules
 
-from xds.mesh.model import Locality
+from xds.mesh.model import Locality, Mode
 
 RULES = Rules("failures")
 
@@ -32,6 +32,13 @@ DEAD = """
     ports: [{name: http, port: 4321, protocol: TCP}]  # where nobody listens
     endpoints: [{addresses: [198.51.100.9], conditions: {ready: true}}]
 """
+# Draws nobody twice in two, where the default would once in 64 times.
+IN_TURN = """
+    apiVersion: networking.istio.io/v1
+    kind: DestinationRule
+    metadata: {name: in-turn}
+    spec: {host: HOST, trafficPolicy: {loadBalancer: {simple: ROUND_ROBIN}}}
+"""
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +47,7 @@ def client(shared: Mesh) -> Pod:
     shared.service("pair", {"v1": 2})
     shared.service("shadow")
     shared.apply(DEAD, quiet=True)
+    shared.apply(IN_TURN.replace("HOST", "half"), quiet=True)
     shared.service("half")
     RULES.apply(shared)
     return shared.pod("client")
@@ -142,6 +150,18 @@ class TestRetriesElsewhere:
     @pytest.mark.parametrize("host", [HALF, "half"], ids=["rule", "no rule"])
     def test_by_default_what_could_not_connect_is_tried_elsewhere(self, client: Pod, host: str) -> None:
         assert self.servers(client, host) == {"half-v1"}
+
+    def test_by_default_what_a_pod_did_not_listen_to_is_tried_elsewhere(self, mesh: Mesh) -> None:
+        """Its own sidecar accepts the connection, and says that the request came no further."""
+        deaf = mesh.pod("deaf")
+        mesh.apply(IN_TURN.replace("HOST", "some"), quiet=True)
+        mesh.service("some", pods=[deaf])
+        client, outside = mesh.pod("client"), mesh.pod("outside", mode=Mode.NONE)
+        client.settle()
+        deaf.settle()
+        assert self.servers(client, "some") == {"some-v1"}
+        refused = outside.get("http://some/", at=deaf.address)
+        assert (refused.status, refused.header("grpc-status")) == (503, "14")
 
     RESET = RULES.add("- retries: {attempts: 5, retryOn: reset}\n  route: [{destination: {host: pair}}]")
 

@@ -275,6 +275,25 @@ def test_headless_tcp_goes_to_the_pod_that_was_called(mesh: Mesh) -> None:
     assert called(client.tcp(service["v1-0"].address, 9000)).server == "db-v1-0"
 
 
+def test_a_tcp_connection_that_is_refused_is_tried_elsewhere(mesh: Mesh) -> None:
+    mesh.apply("""
+        apiVersion: networking.istio.io/v1
+        kind: DestinationRule
+        metadata: {name: raw}
+        spec: {host: raw, trafficPolicy: {loadBalancer: {simple: ROUND_ROBIN}}}
+        ---
+        apiVersion: discovery.k8s.io/v1
+        kind: EndpointSlice
+        metadata: {name: raw-dead, labels: {kubernetes.io/service-name: raw}}
+        addressType: IPv4
+        ports: [{name: tcp, port: 4321, protocol: TCP}]  # where nobody listens
+        endpoints: [{addresses: [198.51.100.9], conditions: {ready: true}}]
+    """, quiet=True)  # fmt: skip
+    mesh.service("raw", ports=[{"name": "tcp", "port": 9000}])
+    client = mesh.pod("client")
+    assert {called(client.tcp("raw", 9000)).server for _ in range(6)} == {"raw-v1"}
+
+
 def test_a_headless_services_target_port_is_called(mesh: Mesh) -> None:
     service = mesh.service("db", headless=True, ports=[{"name": "http", "port": 80, "targetPort": 8080}])
     client = mesh.pod("client")

@@ -1,11 +1,14 @@
 """A small service: it names itself, its version, its caller and what the services that it calls answer. Run in pods, by Python alone.
 
-`application.py NAME VERSION PORT [CALLED_URL…]`. On SIGTERM it goes on to serve for five seconds, as a service does whose callers
-have not heard of its end yet.
+`application.py NAME VERSION PORT [CALLED_URL…]`. At the port after PORT it answers lines. `/slowly/SECONDS` is answered so much later. On
+SIGTERM it goes on to serve for LINGER seconds (of the environment; else five), as a service does whose callers have not heard of its
+end yet; it asks those that it answers to leave.
 """
 
 import json
+import os
 import signal
+import socketserver
 import sys
 import threading
 import time
@@ -14,22 +17,46 @@ import urllib.request
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 NAME, VERSION, PORT, *CALLED = sys.argv[1:]
+ending = threading.Event()
 
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self) -> None:
+        if self.path.startswith("/slowly/"):
+            time.sleep(float(self.path.rpartition("/")[2]))
         peer = self.client_address[0].removeprefix("::ffff:")
         called = [] if self.path == "/healthz" else [call(url, self.headers) for url in CALLED]
         body = json.dumps({"name": NAME, "version": VERSION, "peer": peer, "called": called}).encode()
         self.send_response(200)
         self.send_header("content-length", str(len(body)))
+        if ending.is_set():
+            self.send_header("connection", "close")
         self.end_headers()
         self.wfile.write(body)
 
     def log_message(self, *_: object) -> None:
         pass
+
+
+class Lines(socketserver.StreamRequestHandler):
+    def handle(self) -> None:
+        for line in self.rfile:
+            last = ending.is_set()
+            self.wfile.write((b"last " if last else b"") + line)
+            if last:
+                return
+
+
+class Server(ThreadingHTTPServer):
+    request_queue_size = 128
+
+
+class LineServer(socketserver.ThreadingTCPServer):
+    allow_reuse_address = True
+    daemon_threads = True
+    request_queue_size = 128
 
 
 def call(url: str, headers: object) -> object:
@@ -43,8 +70,8 @@ def call(url: str, headers: object) -> object:
 
 
 signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-server = ThreadingHTTPServer(("", int(PORT)), Handler)
-server.daemon_threads = True
-threading.Thread(target=server.serve_forever, daemon=True).start()
+for server in (Server(("", int(PORT)), Handler), LineServer(("", int(PORT) + 1), Lines)):
+    threading.Thread(target=server.serve_forever, daemon=True).start()
 signal.sigwait({signal.SIGTERM})
-time.sleep(5)
+ending.set()
+time.sleep(float(os.environ.get("LINGER", "5")))

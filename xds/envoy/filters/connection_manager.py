@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from xds.pb import envoy_config_core_v3_TypedExtensionConfig_Init as TypedExtensionConfig
     from xds.pb import envoy_config_listener_v3_Filter_Init as NetworkFilter
     from xds.pb import envoy_extensions_filters_network_http_connection_manager_v3_HttpConnectionManager_Init as Fields
+    from xds.pb import envoy_extensions_filters_network_http_connection_manager_v3_LocalReplyConfig_Init as LocalReplyConfig
 
 SERVER_NAME = "istio-envoy"
 
@@ -37,6 +38,18 @@ PATHS: "dict[str, Fields]" = {
 PRESERVE_CASE: "TypedExtensionConfig" = {
     "name": "preserve_case",
     "typed_config": pb.any(pb.message_class("envoy.extensions.http.header_formatters.preserve_case.v3.PreserveCaseFormatterConfig")()),
+}
+
+# A call that never reached the application, because nothing listened there, may go to another replica, whatever it is. Callers' proxies
+# retry what says that it is unavailable as gRPC says it (Envoy, `retry_on: unavailable`, and Istio's default policy; the request need not
+# be gRPC's); a bare 503 could be the application's own.
+NOT_DELIVERED: "LocalReplyConfig" = {
+    "mappers": [
+        {
+            "filter": {"response_flag_filter": {"flags": ["UF"]}},
+            "headers_to_add": [{"header": {"key": "grpc-status", "value": "14"}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}],
+        }
+    ]
 }
 
 REQUEST_ID = pb.any(pb.UuidRequestId(use_request_id_for_trace_sampling={"value": True}))
@@ -76,6 +89,7 @@ def connection_manager(
         fields["server_header_transformation"] = "PASS_THROUGH"
         fields["forward_client_cert_details"] = "APPEND_FORWARD"
         fields["set_current_client_cert_details"] = {"subject": {"value": True}, "uri": True, "dns": True}
+        fields["local_reply_config"] = NOT_DELIVERED
     http1: Http1 = {"accept_http_10": chain.client.http10}
     if absolute_urls:
         http1["allow_absolute_url"] = {"value": True}

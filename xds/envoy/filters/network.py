@@ -31,6 +31,9 @@ def dynamic_forward_proxy(chain: Chain) -> "NetworkFilter | None":
     return network_filter("envoy.filters.network.sni_dynamic_forward_proxy", config)
 
 
+# A connection that an endpoint refuses is tried with another: nothing of it has been sent yet. As often as HTTP by default (Istio).
+CONNECT_ATTEMPTS = 3
+
 ORDER: tuple[Callable[[Chain], "NetworkFilter | None"], ...] = (dynamic_forward_proxy,)
 
 
@@ -42,6 +45,8 @@ def network_filters(chain: Chain, last: "NetworkFilter") -> "list[NetworkFilter]
 def tcp_proxy(chain: Chain, stat_prefix: str, clusters: Sequence[tuple[str, int]], policy: TrafficPolicy | None = None) -> "NetworkFilter":
     """Forwards bytes to `clusters`, by weight where there are several; `policy` is the destination's."""
     fields: TcpProxy = {"stat_prefix": stat_prefix, "access_log": access_logs(chain)}
+    if not chain.inbound:
+        fields["max_connect_attempts"] = {"value": CONNECT_ATTEMPTS}
     if len(clusters) == 1:
         fields["cluster"] = clusters[0][0]
     else:
