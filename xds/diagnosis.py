@@ -15,14 +15,14 @@ from cryptography import x509
 
 from xds import replicas
 from xds.errors import Forbidden, KubeError
-from xds.injection.policy import PROXY, reason_against, selected
+from xds.injection.policy import INJECTION, PROXY, REVISION_LABEL, reason_against, selected
 from xds.injection.service import webhook_name
 from xds.injection.settings import REVISION
 from xds.mesh.model import Protocol
 from xds.mesh.protocols import service_port
 from xds.objects import KINDS
 from xds.objects.mesh_config import ROOT_NAMESPACE
-from xds.sources.kube_client import KubeClient
+from xds.sources.kube_client import KubeClient, Unreachable
 
 Status = Literal["ok", "warning", "failure"]
 
@@ -68,9 +68,13 @@ class Check(msgspec.Struct, frozen=True):
         return Finding(self.name, self.title, "ok", details)
 
     async def run(self, cluster: "Cluster") -> Finding:
-        """Its finding. An API server that refuses or does not answer is one."""
+        """Its finding. An API server that refuses is one; one that does not answer is none: `Unreachable`."""
         try:
             return await self.ask(cluster)
+        except Unreachable:
+            raise
+        except replicas.Absent as e:
+            return Finding(self.name, self.title, "failure", (e.reason,), f"mend what {REPLICAS.name!r} tells first: only a replica knows")
         except Forbidden as e:
             return Finding(self.name, self.title, "warning", (e.reason,), "run it as somebody who may read this")
         except KubeError as e:
@@ -80,9 +84,10 @@ class Check(msgspec.Struct, frozen=True):
 class Cluster:
     """What the checks ask. Answers are kept: a second check that asks the same is not a second request."""
 
-    def __init__(self, client: KubeClient, revision: str = REVISION, now: datetime | None = None) -> None:
+    def __init__(self, client: KubeClient, revision: str = REVISION, now: datetime | None = None, *, installed: bool = True) -> None:
         self.client = client
         self.revision = revision
+        self.installed = installed
         self.now = now or datetime.now(UTC)
         self._answers: dict[str, Any] = {}
 
@@ -100,16 +105,26 @@ class Cluster:
         return msgspec.json.decode(await self.client.request("POST", path, query, body=body))
 
     async def proxies(self) -> list[dict[str, Any]]:
-        """The connected proxies of all replicas."""
+        """The connected proxies of all replicas of the revision."""
         if "proxies" not in self._answers:
-            self._answers["proxies"] = await replicas.ask_all(self.client, "/debug/syncz")
+            self._answers["proxies"] = await replicas.ask_all(self.client, "/debug/syncz", self.revision)
         found: list[dict[str, Any]] = self._answers["proxies"]
         return found
 
 
-async def diagnose(cluster: Cluster, *, installed: bool) -> list[Finding]:
-    """The findings, in the order in which to look at them. What needs a control plane is left out where none is `installed`."""
-    return [await check.run(cluster) for check in (*BEFORE, *(AFTER if installed else ()))]
+async def diagnose(cluster: Cluster) -> list[Finding]:
+    """The findings, in the order in which to look at them.
+
+    What needs a control plane is left out where none is installed, and all that follows where the API server does not answer.
+    """
+    findings: list[Finding] = []
+    for check in (*BEFORE, *(AFTER if cluster.installed else ())):
+        try:
+            findings.append(await check.run(cluster))
+        except Unreachable as e:
+            hint = "see whether the kubeconfig is the right one, and the cluster runs; the other checks were left out"
+            return [*findings, Finding(check.name, check.title, "failure", (e.reason,), hint)]
+    return findings
 
 
 # Before the installation
@@ -148,20 +163,24 @@ async def _permissions(cluster: Cluster) -> Finding:
             refused.append(f"create {resource}.{group}".rstrip("."))
     if not refused:
         return PERMISSIONS.ok()
-    return Finding(PERMISSIONS.name, PERMISSIONS.title, "failure", tuple(refused), "install as a cluster administrator")
+    status: Status = "warning" if cluster.installed else "failure"
+    return Finding(PERMISSIONS.name, PERMISSIONS.title, status, tuple(refused), "install and upgrade as a cluster administrator")
 
 
 # After it
 
 
 async def _replicas(cluster: Cluster) -> Finding:
-    pods = await cluster.items(f"/api/v1/namespaces/{ROOT_NAMESPACE}/pods?labelSelector=app%3Distiod")
+    pods = await replicas.pods(cluster.client, cluster.revision)
     waiting = tuple(pod["metadata"]["name"] for pod in pods if not replicas.ready(pod) and not pod["metadata"].get("deletionTimestamp"))
     if pods and not waiting:
         return REPLICAS.ok(f"{len(pods)} replicas")
     hint = f"see `kubectl -n {ROOT_NAMESPACE} describe pods` and their logs"
     if not pods:
-        return Finding(REPLICAS.name, REPLICAS.title, "failure", (f"no pod in {ROOT_NAMESPACE}",), "install the chart")
+        others = sorted({pod["metadata"]["labels"].get(REVISION_LABEL, "") for pod in await replicas.pods(cluster.client)})
+        hint = f"install the chart, or name one of the revisions that are there: {', '.join(others)}" if others else "install the chart"
+        details = (f"no pod of revision {cluster.revision} in {ROOT_NAMESPACE}",)
+        return Finding(REPLICAS.name, REPLICAS.title, "failure", details, hint)
     return Finding(REPLICAS.name, REPLICAS.title, "warning" if len(waiting) < len(pods) else "failure", waiting, hint)
 
 
@@ -173,7 +192,7 @@ async def _webhook(cluster: Cluster) -> Finding:
     except KubeError as e:
         if e.status != 404:
             raise
-        return Finding(WEBHOOK.name, WEBHOOK.title, "failure", (f"there is no {name}",), "install the chart again")
+        return Finding(WEBHOOK.name, WEBHOOK.title, "failure", (f"there is no {name}",), "install the chart, or install it again")
     if not all(webhook["clientConfig"].get("caBundle") for webhook in found["webhooks"]):
         hint = f"a replica leads, and fills it in, within seconds: see the logs in {ROOT_NAMESPACE} for `webhook.patched`"
         return Finding(WEBHOOK.name, WEBHOOK.title, "failure", (f"{name} trusts nobody yet",), hint)
@@ -199,7 +218,14 @@ async def _neutral_namespace(cluster: Cluster) -> str:
 
 async def _certificate(cluster: Cluster) -> Finding:
     suffix = "" if cluster.revision == REVISION else f"-{cluster.revision}"
-    secret = await cluster.get(f"/api/v1/namespaces/{ROOT_NAMESPACE}/secrets/istiod-webhook{suffix}")
+    name = f"istiod-webhook{suffix}"
+    try:
+        secret = await cluster.get(f"/api/v1/namespaces/{ROOT_NAMESPACE}/secrets/{name}")
+    except KubeError as e:
+        if e.status != 404:
+            raise
+        details = (f"there is no Secret {name} in {ROOT_NAMESPACE}",)
+        return Finding(CERTIFICATE.name, CERTIFICATE.title, "failure", details, "install the chart, or install it again")
     hint = f"see the logs in {ROOT_NAMESPACE} for `cert.unwritten`; without its data the Secret is filled anew"
     data = secret.get("data") or {}
     try:
@@ -248,7 +274,7 @@ async def _connected(cluster: Cluster) -> Finding:
 
 
 async def _missing(cluster: Cluster) -> Finding:
-    labels = {n["metadata"]["name"]: n["metadata"].get("labels") or {} for n in await cluster.items("/api/v1/namespaces")}
+    labels = await _namespace_labels(cluster)
     bare = tuple(
         f"{pod['metadata']['name']}.{pod['metadata']['namespace']}"
         for pod in await cluster.items("/api/v1/pods?fieldSelector=status.phase%3DRunning")
@@ -268,8 +294,52 @@ async def _missing(cluster: Cluster) -> Finding:
     return Finding(MISSING.name, MISSING.title, "warning", bare, "they are older than the label: `kubectl rollout restart` what made them")
 
 
+async def _refused(cluster: Cluster) -> Finding:
+    """ReplicaSets whose pods the API server refuses: the webhook, a quota and the pods' security level are its reasons."""
+    labels = await _namespace_labels(cluster)
+    refused = tuple(
+        f"{found['metadata']['name']}.{found['metadata']['namespace']}: {condition['message'][:400]}"
+        for found in await cluster.items("/apis/apps/v1/replicasets")
+        if selected(
+            labels.get(found["metadata"]["namespace"], {}),
+            found["spec"]["template"]["metadata"].get("labels") or {},
+            cluster.revision,
+            default=cluster.revision == REVISION,
+        )
+        for condition in (found.get("status") or {}).get("conditions", ())
+        if condition["type"] == "ReplicaFailure" and condition["status"] == "True"
+    )
+    if not refused:
+        return REFUSED.ok()
+    hint = "mend it; they are made by and by, or at once after `kubectl -n NAMESPACE annotate --overwrite replicaset NAME tried=again`"
+    return Finding(REFUSED.name, REFUSED.title, "failure", refused, hint)
+
+
+async def _namespaces(cluster: Cluster) -> Finding:
+    """Whether a revision that a namespace asks for is there. One that is not gives its pods no proxies, without a word."""
+    found = await cluster.items("/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations")
+    there = {webhook["metadata"]["name"] for webhook in found}
+    lost = []
+    for name, labels in (await _namespace_labels(cluster)).items():
+        revision = labels.get(REVISION_LABEL)
+        if revision is None:
+            continue
+        if INJECTION in labels:
+            lost.append(f"{name}: {INJECTION}={labels[INJECTION]} rules, and {REVISION_LABEL}={revision} is without effect")
+        elif webhook_name(revision) not in there:
+            lost.append(f"{name}: {REVISION_LABEL}={revision}, and there is no such revision")
+    if not lost:
+        return NAMESPACES.ok()
+    hint = f"leave one of the labels {INJECTION} and {REVISION_LABEL}, and name by the latter a revision that is installed"
+    return Finding(NAMESPACES.name, NAMESPACES.title, "warning", tuple(lost), hint)
+
+
+async def _namespace_labels(cluster: Cluster) -> dict[str, dict[str, str]]:
+    return {n["metadata"]["name"]: n["metadata"].get("labels") or {} for n in await cluster.items("/api/v1/namespaces")}
+
+
 async def _ports(cluster: Cluster) -> Finding:
-    labels = {n["metadata"]["name"]: n["metadata"].get("labels") or {} for n in await cluster.items("/api/v1/namespaces")}
+    labels = await _namespace_labels(cluster)
     ours = {name for name, own in labels.items() if selected(own, {}, cluster.revision, default=cluster.revision == REVISION)}
     unnamed = tuple(
         f"{service['metadata']['name']}.{service['metadata']['namespace']}:{port}"
@@ -290,7 +360,7 @@ def _undeclared(service: dict[str, Any]) -> Iterator[int]:
 
 
 async def _objects(cluster: Cluster) -> Finding:
-    found = await replicas.ask_one(cluster.client, "/debug/configz")
+    found = await replicas.ask_one(cluster.client, "/debug/configz", cluster.revision)
     errors = [f"{item['object']}: {item['problem']}" for item in found if not item["warning"]]
     warnings = [f"{item['object']}: {item['problem']}" for item in found if item["warning"]]
     if errors:
@@ -309,11 +379,13 @@ WEBHOOK = Check("webhook", "new pods get their proxies", _webhook)
 PROXIES = Check("proxies-in-sync", "proxies have taken what they were sent", _proxies)
 CONNECTED = Check("proxies-connected", "every proxy is connected", _connected)
 MISSING = Check("pods-without-proxy", "pods of the mesh's namespaces have proxies", _missing)
+REFUSED = Check("pods-refused", "pods of the mesh's namespaces can be made", _refused)
+NAMESPACES = Check("namespaces", "namespaces choose a revision that is there", _namespaces)
 PORTS = Check("port-protocols", "services say what their ports speak", _ports)
 OBJECTS = Check("objects", "rules are without fault", _objects)
 
 BEFORE = (VERSION, CRDS, PERMISSIONS)
-AFTER = (REPLICAS, CERTIFICATE, WEBHOOK, PROXIES, CONNECTED, MISSING, PORTS, OBJECTS)
+AFTER = (REPLICAS, CERTIFICATE, WEBHOOK, PROXIES, CONNECTED, NAMESPACES, MISSING, REFUSED, PORTS, OBJECTS)
 
 
 def _has_proxy(pod: dict[str, Any]) -> bool:

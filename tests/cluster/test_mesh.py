@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.kubernetes, pytest.mark.root, pytest.mark.slow]
 Mesh = Any  # that of conftest.py
 CHECKS = (
     "kubernetes-version", "istio-kinds", "permissions", "replicas", "webhook-certificate", "webhook", "proxies-in-sync",
-    "proxies-connected", "pods-without-proxy", "port-protocols", "objects",
+    "proxies-connected", "namespaces", "pods-without-proxy", "pods-refused", "port-protocols", "objects",
 )  # fmt: skip
 PRODUCTPAGE = "http://productpage.shop:9080/"
 
@@ -218,7 +218,9 @@ class TestCheck:
 
     def test_text_says_what_to_do(self, mesh: Mesh) -> None:
         shown = mesh.xds("check", "--revision", "absent", check=False).stdout
-        assert "× new pods get their proxies\n    there is no istio-sidecar-injector-absent\n    → install the chart again\n" in shown
+        again, named = "install the chart, or install it again", "install the chart, or name one of the revisions that are there: default"
+        assert f"× new pods get their proxies\n    there is no istio-sidecar-injector-absent\n    → {again}\n" in shown
+        assert f"no pod of revision absent in istio-system\n    → {named}\n" in shown
 
 
 def test_the_documentation_helps_where_something_is_wrong(mesh: Mesh, instructions: Instructions) -> None:

@@ -53,7 +53,7 @@ async def _diagnose(pre: bool, revision: str, kubeconfig: Path | None, context: 
     from xds.sources.kube_client import KubeClient
 
     async with KubeClient(kubeconfig, context) as client:
-        return await diagnose(Cluster(client, revision), installed=not pre)
+        return await diagnose(Cluster(client, revision, installed=not pre))
 
 
 def _show(finding: "Finding") -> None:
