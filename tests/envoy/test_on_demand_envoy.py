@@ -23,8 +23,8 @@ def on_demand() -> dict[str, Any]:
     return {"name": "envoy.filters.http.on_demand", "typed_config": pb.any(pb.OnDemand(odcds={"source": ADS, "timeout": {"seconds": 10}}))}
 
 
-def call(envoy: Envoy, host: str = "any", **headers: str) -> tuple[int, str]:
-    connection = http.client.HTTPConnection("127.0.0.1", envoy.ports()["web"], timeout=8)
+def call(envoy: Envoy, host: str = "any", listener: str = "web", **headers: str) -> tuple[int, str]:
+    connection = http.client.HTTPConnection("127.0.0.1", envoy.ports()[listener], timeout=8)
     try:
         connection.request("GET", "/", headers={"Host": host, **headers})
         response = connection.getresponse()
@@ -93,3 +93,30 @@ def test_a_table_without_hosts_does_not_hold_up_the_listener() -> None:
         with Envoy(product.port, mode="delta") as envoy:
             eventually(envoy.ready, seconds=10)
             assert call(envoy, "any")[0] == 404
+
+
+def test_a_table_that_is_let_go_and_wanted_again_has_its_hosts_as_they_are_by_then(
+    world: tuple[Product, Envoy, dict[str, int]],
+) -> None:
+    """X4: Envoy lets go of a table when the last listener that uses it has drained."""
+    product, envoy, ports = world
+    product.write("c2.yaml", document(cluster("c2")), document(endpoints("c2", ports["two"])))
+    more = document(listener("more", "90"))
+    table = document(pb.RouteConfiguration(name="90", vhds={"config_source": ADS}))
+    product.write("more.yaml", more, table, {**host("known", "c1"), "name": "90/known"})
+    eventually(lambda: call(envoy, "known", "more") == (200, "one"))
+    product.write("more.yaml", table, {**host("known", "c1"), "name": "90/known"})
+    eventually(lambda: names_asked_for(product, "rds") == 1)
+    product.write("more.yaml", table, {**host("known", "c2"), "name": "90/known"}, {**host("fresh", "c1"), "name": "90/fresh"})
+    product.settle()
+    assert call(envoy, "known") == (200, "one")
+    product.write("again.yaml", more)
+    eventually(lambda: call(envoy, "known", "more") == (200, "two") and call(envoy, "fresh", "more") == (200, "one"))
+    assert call(envoy, "known") == (200, "one")
+
+
+def names_asked_for(product: Product, kind: str) -> int | None:
+    """By the one Envoy there is."""
+    (status,) = [each for each in product.ask("/debug/syncz") if each["node"] != "witness"]
+    asked: int | None = status["types"][kind]["resources"]
+    return asked

@@ -305,6 +305,45 @@ def test_hosts_of_a_route_table_follow_it(product: Product) -> None:
         assert names_of(client.next(t.VIRTUAL_HOST)) == {"8080/c"}
 
 
+def test_hosts_of_a_route_table_that_is_let_go_are_removed_and_come_back_with_it(product: Product) -> None:
+    """X4: with a table Envoy drops its hosts, but goes on counting them as held."""
+    table = {"@type": t.ROUTE, "name": "80", "vhds": {"config_source": {"ads": {}}}}
+    product.publish("a.yaml", table, {**table, "name": "8080"}, host("80/a"))
+    product.publish("b.yaml", host("8080/c"), host("8080/d"))
+    with Delta(product.port) as client, Delta(product.port, node={"id": "other"}) as other:
+        for each in (client, other):
+            each.ask(t.ROUTE, "80", "8080")
+            each.ask(t.VIRTUAL_HOST)
+        client.unsubscribe(t.ROUTE, "8080")
+        gone = client.next(t.VIRTUAL_HOST)
+        assert (names_of(gone), set(gone.removed_resources)) == (set(), {"8080/c", "8080/d"})
+        # What happens to them meanwhile is for those that have the table.
+        product.write("b.yaml", host("8080/c", "other"), host("8080/e"))
+        seen = other.next(t.VIRTUAL_HOST)
+        if not seen.removed_resources:
+            seen = other.next(t.VIRTUAL_HOST)
+        assert list(seen.removed_resources) == ["8080/d"]
+        assert client.between() == []
+        product.publish("c.yaml", host("80/b"))
+        assert names_of(client.next(t.VIRTUAL_HOST)) == {"80/b"}
+        assert names_of(client.ask(t.ROUTE, "8080")) == {"8080"}
+        assert names_of(client.next(t.VIRTUAL_HOST)) == {"8080/c", "8080/e"}
+
+
+def test_hosts_of_a_route_table_that_was_let_go_before_are_not_sent(product: Product) -> None:
+    """X4: nor are they left to a client that holds some from an earlier stream."""
+    table = {"@type": t.ROUTE, "name": "80", "vhds": {"config_source": {"ads": {}}}}
+    product.publish("a.yaml", table, {**table, "name": "8080"}, host("80/a"), host("8080/c"))
+    with Delta(product.port) as client:
+        client.ask(t.ROUTE, "80", "8080")
+        held = versions_of([client.ask(t.VIRTUAL_HOST)])
+    with Delta(product.port) as client:
+        client.ask(t.ROUTE, "80", "8080")
+        client.unsubscribe(t.ROUTE, "8080")
+        returned = client.ask(t.VIRTUAL_HOST, initial_resource_versions=held)
+        assert (names_of(returned), list(returned.removed_resources)) == (set(), ["8080/c"])
+
+
 def test_a_route_table_without_hosts_is_told_so(product: Product) -> None:
     """X4: an empty answer would be waited for."""
     product.publish("a.yaml", {"@type": t.ROUTE, "name": "80", "vhds": {"config_source": {"ads": {}}}})

@@ -50,9 +50,9 @@ class Product:
     def start(self) -> None:
         command = [sys.executable, "-m", "xds", "serve", "--log-json", *self._args]
         command += ["--grpc-address", f"127.0.0.1:{self.port}", "--http-address", f"127.0.0.1:{self.http}"]
+        seen = len(self.events("server.listening")) if self._log.exists() else 0
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "GRPC_VERBOSITY": "ERROR"})
-        seen = len(self.events("server.listening")) if self._log.exists() else 0
         until(lambda: self.process.poll() is not None or len(self.events("server.listening")) > seen, lambda: self.log)
         assert self.process.poll() is None, self.log
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from xds.discovery import wire
 from xds.discovery.protocol.holdings import holdings, recalled
-from xds.discovery.protocol.knowledge import ABSENT, UNSURE, Groups, Known
+from xds.discovery.protocol.knowledge import ABSENT, UNSURE, Groups, Known, table_of
 from xds.discovery.protocol.resolution import members, resolved
 from xds.discovery.protocol.response import Response
 from xds.discovery.protocol.session import Nack, Session, Watch
@@ -60,6 +60,7 @@ class DeltaSession(Session):
         if type_url == ROUTE:
             self._hold_tables(subscription.names - lacking)
         elif type_url == VIRTUAL_HOST:
+            self._purge(watch, self._left)
             self._fill(watch, self._tables)
             tables = self.watches[ROUTE].subscription.names if ROUTE in self.watches else ()
             watch.force(frozenset(name for table in tables for name in _hosts(groups, table) if name.endswith(NO_HOST)))
@@ -84,8 +85,10 @@ class DeltaSession(Session):
             again |= unsubscribe - {WILDCARD}  # W7
         if watch.asked is not after:
             again = members(again, groups)
-        if watch.rules.type_url == ROUTE and unsubscribe:
-            self._hold_tables(self._tables - unsubscribe)
+        if watch.rules.type_url == ROUTE:
+            self._leave((self._left - subscribe) | {table for table in unsubscribe if not after.covers(table)})
+            if unsubscribe:
+                self._hold_tables(self._tables - unsubscribe)
         if watch.rejected:
             # It asks again, so it wants an answer.
             watch.rejected = {name: refused for name, refused in watch.rejected.items() if name not in again}
@@ -94,6 +97,20 @@ class DeltaSession(Session):
         watch.add(name for name in again if not before.covers(name))
         watch.force(again)
         watch.dirty = True
+
+    def _leave(self, tables: Names) -> None:
+        """The client has let go of these route tables, and with each of its virtual hosts; it counts them as held until told (X4)."""
+        before, self._left = self._left, tables
+        hosts = self.watches.get(VIRTUAL_HOST)
+        if hosts is not None and tables != before:
+            self._purge(hosts, tables - before)
+            hosts.dirty = True
+
+    def _purge(self, hosts: Watch, tables: Names) -> None:
+        """Have the client told that the virtual hosts of `tables` are gone, which others may go on to have."""
+        gone = (name for group in hosts.known.groups for name in group.resources if table_of(name) in tables)
+        if tables:
+            hosts.known = hosts.known.but(dict.fromkeys((name for name in gone if hosts.known.held(name) != ABSENT), UNSURE))
 
     def _encode(self, watch: Watch, resources: list[Resource], removed: list[str], after: Known, only: Names | None) -> Response | None:
         if not watch.rules.removable:
@@ -137,4 +154,4 @@ def _hosts(groups: Groups, table: str) -> list[str]:
     """
     if not any(not group.table for group in groups) or any(group.table == table for group in groups):
         return []
-    return [name for group in groups for name in group.resources if name.rpartition("/")[0] == table] or [table + NO_HOST]
+    return [name for group in groups for name in group.resources if table_of(name) == table] or [table + NO_HOST]

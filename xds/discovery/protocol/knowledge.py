@@ -128,6 +128,11 @@ def _stable_hash(deviations: Mapping[str, str]) -> int:
     return zlib.crc32("\n".join(f"{name} {held}" for name, held in sorted(deviations.items())).encode())
 
 
+def table_of(virtual_host: str) -> str:
+    """The name of the route table that the virtual host of this name is of."""
+    return virtual_host.rpartition("/")[0]
+
+
 def offered(groups: Groups, name: str) -> Resource | None:
     """What the union of `groups` offers under `name`: the first group that has it wins."""
     for group in groups:
@@ -198,16 +203,18 @@ def difference(
     rejected: Mapping[str, Rejected],
     only: Mapping[str, Resource] | None = None,
     keep_removed: bool = False,
+    hidden: Names = NONE,
 ) -> Difference:
     """What a client that holds `known` lacks of what is offered to its `subscription`.
 
     `forced` names are sent whether the client holds them or not, and those that do not exist are told as removed. What is
     `rejected` is left out while it is at that version. With `only`, these resources are sent, be they
-    withheld, or what has come in their place, and nothing else is. With `keep_removed` no removal is sent yet.
+    withheld, or what has come in their place, and nothing else is. With `keep_removed` no removal is sent yet. Virtual hosts of
+    `hidden` route tables do not exist for the client.
     """
-    if only is None and not rejected and known.is_nothing():
+    if only is None and not rejected and not hidden and known.is_nothing():
         return _from_nothing(known.groups, subscription, forced)
-    return _compared(known, subscription, forced, rejected, only, keep_removed)
+    return _compared(known, subscription, forced, rejected, only, keep_removed, hidden)
 
 
 def _compared(
@@ -217,6 +224,7 @@ def _compared(
     rejected: Mapping[str, Rejected],
     only: Mapping[str, Resource] | None,
     keep_removed: bool,
+    hidden: Names,
 ) -> Difference:
     """`difference`, name by name."""
     groups = known.groups
@@ -230,7 +238,7 @@ def _compared(
         if not subscription.covers(name):
             continue
         held = known.held(name)
-        resource = offered(groups, name)
+        resource = None if hidden and table_of(name) in hidden else offered(groups, name)
         version = ABSENT if resource is None else resource.version
         if only is not None:
             trial = tried(groups, name, only[name]) if name in only else None
@@ -258,4 +266,6 @@ def _compared(
                 deviations[name] = held
             else:
                 removed.append(name)
+    if hidden:
+        deviations |= {name: ABSENT for name in names if table_of(name) in hidden and offered(groups, name) is not None}
     return Difference(resources, removed, Known.present(groups, deviations))

@@ -161,6 +161,7 @@ class Session:
         self.recall: Callable[[str], Sequence[Unsettled]] = _nothing  # what earlier streams of the client left of a type
         self._ordered: list[Watch] = []
         self._tables = NONE  # route tables that the client holds, so that it can take virtual hosts of them
+        self._left = NONE  # route tables that it had and unsubscribed from, so that it has no virtual hosts of them
         self._awaited = NONE  # assignments that changed clusters wait for, while EDS has not been asked for yet
 
     # For whoever owns the stream
@@ -395,7 +396,7 @@ class Session:
                 return response
             lacks = difference(
                 watch.known, watch.subscription,
-                forced=watch.forced, rejected=watch.rejected, only=only, keep_removed=keep_removed,
+                forced=watch.forced, rejected=watch.rejected, only=only, keep_removed=keep_removed, hidden=self._hidden(watch),
             )  # fmt: skip
             if only is not None and not lacks.resources:
                 del watch.trials[0]  # all of it has gone meanwhile
@@ -420,8 +421,11 @@ class Session:
         known = watch.known
         return (
             type(self), watch.rules.type_url, known, tuple([group.generation for group in known.groups]), watch.subscription,
-            watch.forced, watch.owed, keep_removed, frozenset(watch.rejected.items()) if watch.rejected else NONE,
+            watch.forced, watch.owed, keep_removed, frozenset(watch.rejected.items()) if watch.rejected else NONE, self._hidden(watch),
         )  # fmt: skip
+
+    def _hidden(self, watch: Watch) -> Names:
+        return self._left if watch.rules.type_url == VIRTUAL_HOST else NONE
 
     def _resolve(self, watch: Watch) -> None:
         """Subscribe to what the names asked for stand for by now."""
