@@ -6,7 +6,7 @@ one reference each to the same `Known`, and what they miss after a change is com
 """
 
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 from weakref import WeakValueDictionary
 
@@ -238,7 +238,7 @@ def _compared(
         if not subscription.covers(name):
             continue
         held = known.held(name)
-        resource = None if hidden and table_of(name) in hidden else offered(groups, name)
+        resource = _visible(groups, name, hidden) if hidden else offered(groups, name)
         version = ABSENT if resource is None else resource.version
         if only is not None:
             trial = tried(groups, name, only[name]) if name in only else None
@@ -266,6 +266,13 @@ def _compared(
                 deviations[name] = held
             else:
                 removed.append(name)
-    if hidden:
-        deviations |= {name: ABSENT for name in names if table_of(name) in hidden and offered(groups, name) is not None}
-    return Difference(resources, removed, Known.present(groups, deviations))
+    return Difference(resources, removed, Known.present(groups, {**_veiled(groups, names, hidden), **deviations}))
+
+
+def _visible(groups: Groups, name: str, hidden: Names) -> Resource | None:
+    return None if table_of(name) in hidden else offered(groups, name)
+
+
+def _veiled(groups: Groups, names: Iterable[str], hidden: Names) -> dict[str, str]:
+    """Of what is offered under `names`, what the client does not hold because it is of `hidden` route tables."""
+    return {name: ABSENT for name in names if table_of(name) in hidden and offered(groups, name) is not None} if hidden else {}
