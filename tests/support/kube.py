@@ -175,17 +175,23 @@ class Kube:
 
     def request(self, method: str, path: str, body: Any = None) -> Any:
         """The answer to one API request, decoded. A PATCH is a server-side apply."""
+        with self.connected() as request:
+            return request(method, path, body)
+
+    @contextmanager
+    def connected(self) -> Iterator[Callable[..., Any]]:
+        """`request`, on one connection for as long as the block runs."""
         with closing(self._connection()) as connection:
-            return self._send(connection, method, path, body)
+            yield functools.partial(self._send, connection)
 
     def create_all(self, objects: Iterable[tuple[str, Any]], writers: int = 8) -> None:
         """POST many objects, each to its path, over a few connections at once."""
         todo = list(objects)
 
         def write(part: list[tuple[str, Any]]) -> None:
-            with closing(self._connection()) as connection:
+            with self.connected() as request:
                 for path, body in part:
-                    self._send(connection, "POST", path, body)
+                    request("POST", path, body)
 
         with ThreadPoolExecutor(writers) as pool:
             list(pool.map(write, [todo[i::writers] for i in range(writers)]))
@@ -233,7 +239,7 @@ class Kube:
         return HTTPSConnection("127.0.0.1", self.port, context=self._context, timeout=30)
 
     @staticmethod
-    def _send(connection: HTTPSConnection, method: str, path: str, body: Any) -> Any:
+    def _send(connection: HTTPSConnection, method: str, path: str, body: Any = None) -> Any:
         content_type = "application/apply-patch+yaml" if method == "PATCH" else "application/json"
         headers = {"Authorization": "Bearer admin", "Content-Type": content_type}
         connection.request(method, path, None if body is None else json.dumps(body), headers)
