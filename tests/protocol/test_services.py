@@ -68,6 +68,44 @@ def test_operators_see_each_resource_of_a_node_they_name(product: Product) -> No
         assert statuses(product, node_matchers=[{"node_id": {"exact": "one"}}]) == {"one": {"a": "ERROR", "b": "SYNCED"}}
 
 
+def test_operators_name_nodes_by_what_their_metadata_hold(product: Product) -> None:
+    """X12"""
+    product.publish("a.yaml", cluster("a"))
+    nodes = {"one": {"canary": True, "labels": {"version": "v1"}}, "two": {"labels": {"version": "v2"}, "weight": 3}}
+    version = [{"key": "labels"}, {"key": "version"}]
+    with (
+        Delta(product.port, node={"id": "one", "metadata": nodes["one"]}) as one,
+        Sotw(product.port, node={"id": "two", "metadata": nodes["two"]}) as two,
+    ):
+        for client in (one, two):
+            client.ask(t.CLUSTER)
+            client.between()
+
+        def means(*matchers: Any) -> set[str]:
+            return set(statuses(product, node_matchers=matchers))
+
+        assert means({"node_metadatas": [{"path": version, "value": {"string_match": {"prefix": "v"}}}]}) == {"one", "two"}
+        assert means({"node_metadatas": [{"path": version, "value": {"string_match": {"exact": "v2"}}}]}) == {"two"}
+        assert means({"node_metadatas": [{"path": [{"key": "canary"}], "value": {"bool_match": True}}]}) == {"one"}
+        heavy = {"path": [{"key": "weight"}], "value": {"double_match": {"range": {"start": 2, "end": 4}}}}
+        assert means({"node_metadatas": [heavy], "node_id": {"exact": "one"}}) == set()
+        assert means({"node_metadatas": [heavy]}, {"node_id": {"exact": "one"}}) == {"one", "two"}
+
+
+def test_operators_may_leave_out_what_resources_say(product: Product) -> None:
+    """X12"""
+    product.publish("a.yaml", cluster("a", timeout="7s"))
+    with Delta(product.port, node={"id": "one"}) as one:
+        one.ask(t.CLUSTER)
+        one.between()
+        for left_out in (False, True):
+            request = csds.Request(node_matchers=[{"node_id": {"exact": "one"}}], exclude_resource_contents=left_out)
+            (config,) = ask(product, f"{csds.SERVICE}/FetchClientStatus", request, csds.Response).config
+            (line,) = (each for each in config.generic_xds_configs if each.type_url == t.CLUSTER)
+            assert (line.name, bool(line.version_info)) == ("a", True)
+            assert line.HasField("xds_config") is not left_out
+
+
 def test_operators_are_not_shown_secrets(product: Product) -> None:
     product.publish("a.yaml", secret("s", "hidden-words"))
     with Delta(product.port, node={"id": "one"}) as one:
@@ -90,7 +128,7 @@ def test_the_status_stream_answers_each_request(product: Product) -> None:
             status.send()
             assert [config.node.id for config in status.receive().config] == ["one"]
         status.send(node_matchers=[{"node_metadatas": [{}]}])
-        assert status.end()[0] == "UNIMPLEMENTED"
+        assert status.end() == ("INVALID_ARGUMENT", "node matcher: a path is needed")
 
 
 def metrics(product: Product) -> dict[str, float]:

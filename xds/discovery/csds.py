@@ -3,17 +3,16 @@
 A request that matches nodes is answered with every resource of theirs; one that matches all, with one line a type of each.
 """
 
-import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from xds import pb
+from xds.discovery import matching
 from xds.discovery.protocol import Watch
 from xds.discovery.protocol.knowledge import everything
 from xds.discovery.resources import Resource
 from xds.discovery.status import readable, state
 from xds.discovery.stream import Stream
-from xds.errors import ProtocolError
 
 SERVICE = "envoy.service.status.v3.ClientStatusDiscoveryService"
 
@@ -22,17 +21,17 @@ Response: Any = pb.message_class("envoy.service.status.v3.ClientStatusResponse")
 
 
 def answer(request: Any, streams: Iterable[Stream]) -> Any:
-    """The ClientStatusResponse. ProtocolError where `request` matches in a way that we do not know."""
-    matchers = [_matcher(each) for each in request.node_matchers]
-    chosen = [stream for stream in streams if not matchers or any(matches(stream) for matches in matchers)]
+    """The ClientStatusResponse. ProtocolError where `request` matches nodes by what is no matcher."""
+    means = matching.nodes(request.node_matchers)
+    chosen = [stream for stream in streams if means(stream.node.id, stream.node_metadata)]
     chosen.sort(key=lambda stream: (stream.node.id, stream.connected))
-    contents = not request.exclude_resource_contents
+    each, contents = bool(request.node_matchers), not request.exclude_resource_contents
     return Response(
         config=[
             {
                 "node": stream.node,
                 "generic_xds_configs": [
-                    line for watch in stream.session.watches.values() for line in _lines(watch, each=bool(matchers), contents=contents)
+                    line for watch in stream.session.watches.values() for line in _lines(watch, each=each, contents=contents)
                 ],
             }
             for stream in chosen
@@ -73,24 +72,3 @@ def _status(watch: Watch, resource: Resource, under_way: set[str]) -> str:
 
 def _body(resource: Resource) -> dict[str, Any]:
     return {"type_url": resource.type_url, "value": resource.body}
-
-
-def _matcher(matcher: Any) -> Callable[[Stream], bool]:
-    if matcher.node_metadatas:
-        raise ProtocolError("UNIMPLEMENTED", "nodes are matched by their ids, not by metadata")
-    if not matcher.HasField("node_id"):
-        return lambda _: True
-    pattern, kind = matcher.node_id, matcher.node_id.WhichOneof("match_pattern")
-    if kind == "safe_regex":
-        try:
-            regex = re.compile(pattern.safe_regex.regex)
-        except re.error as e:
-            raise ProtocolError("INVALID_ARGUMENT", f"not a regular expression: {e}") from None
-        return lambda stream: regex.fullmatch(stream.node.id) is not None
-    tests: dict[str | None, Callable[[str, str], bool]] = {
-        "exact": str.__eq__, "prefix": str.startswith, "suffix": str.endswith, "contains": str.__contains__,
-    }  # fmt: skip
-    if kind not in tests:
-        raise ProtocolError("UNIMPLEMENTED", f"node ids are not matched by {kind}")
-    test, wanted, fold = tests[kind], getattr(pattern, kind), str.lower if pattern.ignore_case else str
-    return lambda stream: test(fold(stream.node.id), fold(wanted))
