@@ -32,11 +32,6 @@ def covers(pattern: str, hostname: str) -> bool:
     return pattern == hostname or (pattern.startswith("*") and hostname.endswith(pattern[1:]))
 
 
-def overlap(a: str, b: str) -> bool:
-    """Whether some name is covered by both."""
-    return covers(a, b) or covers(b, a)
-
-
 def patterns(hostname: str) -> Iterator[str]:
     """What a rule may call `hostname`, most specific first: itself, then `*.` before each of its suffixes, then `*`."""
     yield hostname

@@ -9,6 +9,7 @@ import msgspec
 
 from xds import flow
 from xds import objects as api
+from xds.mesh.doubts import doubts
 from xds.mesh.inbound import Inbounds
 from xds.mesh.model import Client, DestinationPolicy, Endpoint, Labels, Routing, Scope, Service
 from xds.mesh.names import patterns, qualified
@@ -47,6 +48,7 @@ class Mesh(Inbounds):
 
     def problems(self) -> list[dict[str, Any]]:
         """The objects that something is wrong with, for people: what, where, and whether an earlier version is in force."""
+        own = ((ref, problem) for ref, problems in sorted((*self.invalid.items(), *self.warnings.items())) for problem in problems)
         return [
             {
                 "object": str(ref),
@@ -54,8 +56,7 @@ class Mesh(Inbounds):
                 "warning": problem.warning,
                 "in_force": self.objects.peek(ref) is not None,
             }
-            for ref, problems in sorted((*self.invalid.items(), *self.warnings.items()))
-            for problem in problems
+            for ref, problem in (*own, *doubts(self))
         ]
 
     def registry(self) -> list[dict[str, Any]]:
