@@ -5,8 +5,6 @@ stays. What is gone from all files is removed only when it has stayed away for a
 """
 
 import asyncio
-import contextlib
-import os
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -19,7 +17,7 @@ from xds.discovery.authored import ALL, SUFFIXES, Entry, Nodes, Parsed, parse
 from xds.discovery.protocol.types import TYPES
 from xds.discovery.resources import Assignable, Assignment, Group, Resource
 from xds.errors import Problem
-from xds.sources.directories import Signature, absolute, changes, places, present
+from xds.sources.directories import Followed
 
 log = structlog.get_logger()
 
@@ -32,7 +30,6 @@ Key = tuple[str, Nodes]  # of a group: type URL, and for whom
 class _File(msgspec.Struct):
     """A file as last read."""
 
-    signature: Signature
     parsed: Parsed
     entries: list[Entry] = []
     problems: list[Problem] = []
@@ -42,29 +39,21 @@ class RawResources:
     """The resources in files and below directories. Problems name files as `paths` do."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
-        self._roots = sorted({str(path) for path in paths})
+        self._followed = Followed(paths, SUFFIXES, RESCAN_SECONDS)
         self._files: dict[str, _File] = {}
         self._groups: dict[Key, Group] = {(url, ALL): Group(url, "resources") for url in TYPES}
         self._streams: set[Assignable] = set()
         self._vanished: dict[tuple[Key, str], float] = {}  # since when a resource is in no file
         self._rivals: set[tuple[str, str]] = set()  # places of entries that another place overrides, told already
-        self._named: set[str] = set()  # what events have named since the last look: absolute paths
-        self._wake = asyncio.Event()
 
     async def load(self) -> None:
         """Read everything. ConfigError where one of the paths does not exist."""
-        for _ in places(self._roots):
-            pass
-        await self._look()
+        self._followed.check()
+        await self._take()
 
     async def follow(self) -> None:
         """Read what changes, until cancelled."""
-        async with asyncio.TaskGroup() as tasks:
-            for paths, recursive in places(self._roots):
-                tasks.create_task(self._watch(paths, recursive))
-            while True:
-                await self._next_event()
-                await self._look()
+        await self._followed.follow(self._take)
 
     def open(self, stream: Assignable) -> Assignment:
         """What a new stream gets of these resources."""
@@ -91,43 +80,24 @@ class RawResources:
             for problem in self._files[path].problems
         ]
 
-    async def _watch(self, paths: Sequence[str], recursive: bool) -> None:
-        async for changed in changes(paths, recursive, RESCAN_SECONDS):
-            self._named |= changed
-            self._wake.set()
-
-    async def _next_event(self) -> None:
-        """Return when files may have changed, or when a removal is due."""
-        pause = RESCAN_SECONDS
-        if self._vanished:
-            pause = max(0.0, min(self._vanished.values()) + VANISH_SECONDS - time.monotonic())
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(pause):
-                await self._wake.wait()
-        self._wake.clear()
-
-    async def _look(self) -> None:
-        """Read the files that have changed, and serve what they say now."""
-        named, self._named = self._named, set()
-        there, hidden = await asyncio.to_thread(present, self._roots, SUFFIXES)
-        for path in sorted(there.keys() | self._files.keys()):
-            signature = there.get(path)
-            if signature is not None:
-                file = self._files.get(path)
-                if file is None or file.signature != signature or (named and absolute(path) in named):
-                    await self._read(path, signature)
-            elif not any(path == place or path.startswith(place + os.sep) for place in hidden):
-                del self._files[path]
+    async def _take(self) -> float | None:
+        """Read the files that have changed, and serve what they say now. Returns when a removal is due."""
+        changed, gone = await self._followed.look()
+        for path in changed:
+            await self._read(path)
+        for path in gone:
+            self._files.pop(path, None)
         self._publish(time.monotonic())
+        return min(self._vanished.values()) + VANISH_SECONDS if self._vanished else None
 
-    async def _read(self, path: str, signature: Signature) -> None:
+    async def _read(self, path: str) -> None:
         """Take a file as it is now; of a document that is bad, what it was before stays."""
         before = self._files.get(path)
         try:
             parsed = await asyncio.to_thread(parse, Path(path), None if before is None else before.parsed)
         except FileNotFoundError:
             return  # it went just now: the next look will tell
-        file = self._files[path] = _File(signature, parsed)
+        file = self._files[path] = _File(parsed)
         for each in parsed.found:
             if isinstance(each, Problem):
                 file.problems.append(each)

@@ -1,14 +1,16 @@
-"""Directories and files that are followed: what is in them, and what is said to change.
+"""Files and directories that are followed: what is in them, and when it may have changed.
 
-Events may be lost, and do not tell of what a symlink points to: whoever follows a directory looks at `present` after each, and now
+Events may be lost, and do not tell of what a symlink points to: whoever follows a directory looks at it after each, and now
 and then without one. A file has changed where its signature differs, or where an event named it: two writes may fall into one tick of
 the file system's clock.
 """
 
 import asyncio
+import contextlib
 import os
 import stat
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 
 from watchfiles import awatch
@@ -17,23 +19,83 @@ from xds.errors import ConfigError
 
 STEP_MS = 10  # a save is taken so long after the last write
 GROUP_MS = 100  # but no later than this after the first, where writes go on and on
+ABSENT_SECONDS = 0.5  # a directory that is not there is looked for so often
 
-Signature = tuple[int, int, int, int]  # of a file: device, inode, size, last change (also of its permissions) in ns
+_Signature = tuple[int, int, int, int]  # of a file: device, inode, size, last change (also of its permissions) in ns
 
 
-async def changes(paths: Sequence[str], recursive: bool, pause: float) -> AsyncIterator[set[str]]:
-    """What events name, as absolute paths, from the first time when the watch has begun; nothing every `pause` seconds.
+class Followed:
+    """The files `paths`, and those with one of `suffixes` below the directories `paths`, but for hidden ones (`.git`).
 
-    Begins anew where a directory was replaced by another of its name.
+    Files go by what `paths` say: relative where those are. All are looked at every `rescan_seconds`, in case no event told of a change.
+    """
+
+    def __init__(self, paths: Sequence[Path], suffixes: tuple[str, ...], rescan_seconds: float) -> None:
+        self.roots = sorted({str(path) for path in paths})
+        self._suffixes = suffixes
+        self._rescan_seconds = rescan_seconds
+        self._signatures: dict[str, _Signature] = {}  # of the files that were there at the last look
+        self._named: set[str] = set()  # what events have named since the last look: absolute paths
+        self._wake = asyncio.Event()
+
+    def check(self) -> None:
+        """ConfigError where one of the paths does not exist."""
+        _places(self.roots)
+
+    async def follow(self, take: Callable[[], Awaitable[float | None]], taken: Callable[[], None] = lambda: None) -> None:
+        """Call `take` at once (then `taken`), and whenever files may have changed, until cancelled. ConfigError as `check`.
+
+        It returns the time, as `time.monotonic` tells it, at which it is to be called again in any case.
+        """
+        where = _places(self.roots)
+        async with asyncio.TaskGroup() as tasks:
+            for directory, recursive in where.items():
+                tasks.create_task(self._watch(directory, recursive))
+            await asyncio.sleep(0)  # the watches begin before the first look, so that no change falls between
+            due = await take()
+            taken()
+            while True:
+                pause = self._rescan_seconds if due is None else max(0.0, due - time.monotonic())
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(pause):
+                        await self._wake.wait()
+                self._wake.clear()
+                due = await take()
+
+    async def look(self) -> tuple[list[str], list[str]]:
+        """The files that have changed since the last look, or are new, and those that are gone; sorted both.
+
+        What is below a directory that can't be looked into is neither.
+        """
+        named, self._named = self._named, set()
+        there, hidden = await asyncio.to_thread(_present, self.roots, self._suffixes)
+        before = self._signatures
+        changed = [p for p in sorted(there) if before.get(p) != there[p] or (named and _absolute(p) in named)]
+        away = sorted(before.keys() - there.keys())
+        gone = [p for p in away if not any(p == place or p.startswith(place + os.sep) for place in hidden)]
+        self._signatures = {**{p: before[p] for p in away if p not in gone}, **there}
+        return changed, gone
+
+    async def _watch(self, directory: str, recursive: bool) -> None:
+        """Note what events name."""
+        async for changed in _changes(directory, recursive, self._rescan_seconds):
+            self._named |= changed
+            self._wake.set()
+
+
+async def _changes(directory: str, recursive: bool, pause: float) -> AsyncIterator[set[str]]:
+    """What events in a directory name, as absolute paths, from the first time when the watch has begun; nothing every `pause` seconds.
+
+    Begins anew where the directory was replaced by another of its name.
     """
     while True:
-        identities = [_identity(path) for path in paths]
-        if None in identities:
-            await asyncio.sleep(pause / 5)
+        identity = _identity(directory)
+        if identity is None:
+            await asyncio.sleep(ABSENT_SECONDS)
             continue
         stop = asyncio.Event()
         events = awatch(
-            *paths,
+            directory,
             watch_filter=None,
             debounce=GROUP_MS,
             step=STEP_MS,
@@ -44,35 +106,31 @@ async def changes(paths: Sequence[str], recursive: bool, pause: float) -> AsyncI
         )
         yield set()  # what changed before the watch had begun
         async for events_of in events:
-            yield {absolute(path) for _, path in events_of}
-            if [_identity(path) for path in paths] != identities:
+            yield {_absolute(path) for _, path in events_of}
+            if _identity(directory) != identity:
                 stop.set()
 
 
-def places(roots: Iterable[str]) -> Iterator[tuple[list[str], bool]]:
-    """What to watch for `roots`, and whether with all below it. A file is watched by its directory: saving may replace it."""
-    directories: list[str] = []
-    parents: set[str] = set()
+def _places(roots: Iterable[str]) -> dict[str, bool]:
+    """The directories to watch for `roots`, and whether with all below them. A file is watched by its directory: saving may replace it."""
+    found: dict[str, bool] = {}
     for root in roots:
         path = Path(root)
         if not path.exists():
             raise ConfigError(root, "no such file or directory")
         if path.is_dir():
-            directories.append(root)
+            found[root] = True
         else:
-            parents.add(str(path.parent))
-    if directories:
-        yield directories, True
-    if parents:
-        yield sorted(parents), False
+            found.setdefault(str(path.parent), False)
+    return found
 
 
-def present(roots: Iterable[str], suffixes: tuple[str, ...]) -> tuple[dict[str, Signature], list[str]]:
+def _present(roots: Iterable[str], suffixes: tuple[str, ...]) -> tuple[dict[str, _Signature], list[str]]:
     """The files to read, below directories those with one of `suffixes`, and the places that can't be looked into.
 
     What was known below the latter is neither there nor gone.
     """
-    found: dict[str, Signature] = {}
+    found: dict[str, _Signature] = {}
     hidden: list[str] = []
     entered: set[tuple[int, int]] = set()  # a symlink may lead back
     todo = list(roots)
@@ -98,7 +156,7 @@ def _is_wanted(entry: os.DirEntry[str], suffixes: tuple[str, ...]) -> bool:
     return not entry.name.startswith(".") and (entry.name.endswith(suffixes) or entry.is_dir())
 
 
-def absolute(path: str) -> str:
+def _absolute(path: str) -> str:
     """`path` from the root, as events name it."""
     return str(Path(path).absolute())
 

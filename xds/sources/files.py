@@ -7,9 +7,7 @@ in force, and the rest of the file is used.
 """
 
 import asyncio
-import contextlib
 import dataclasses
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +20,7 @@ from xds.objects.decoding import Decoded, from_yaml
 from xds.objects.documents import parts
 from xds.sources.changes import Differences, Sink
 from xds.sources.claims import Claims
-from xds.sources.directories import Signature, absolute, changes, places, present
+from xds.sources.directories import Followed
 
 log = structlog.get_logger()
 
@@ -34,7 +32,6 @@ VANISH_SECONDS = 0.04  # what is gone from all files for so long is deleted
 class _File(msgspec.Struct):
     """A file as last read. `parts` are its documents' texts, each with the lines before it and what it says."""
 
-    signature: Signature
     content: bytes | None = None  # None where it could not be read
     parts: dict[str, tuple[int, list[Decoded]]] = {}
     documents: list[Decoded] = []
@@ -47,60 +44,31 @@ class Files:
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:
-        self._roots = sorted({str(path) for path in paths})
+        self._followed = Followed(paths, SUFFIXES, RESCAN_SECONDS)
         self._files: dict[str, _File] = {}
         self._claims = Claims(VANISH_SECONDS)
-        self._named: set[str] = set()  # what events have named since the last look: absolute paths
-        self._wake = asyncio.Event()
 
     async def run(self, sink: Sink) -> None:
         """Deliver changes until cancelled. ConfigError where one of the paths does not exist."""
         objects = Differences(sink)
-        where = list(places(self._roots))
-        async with asyncio.TaskGroup() as tasks:
-            for paths, recursive in where:
-                tasks.create_task(self._watch(paths, recursive))
-            await asyncio.sleep(0)  # the watches begin before the first look, so that no change falls between
-            await self._look(objects)
-            sink.synced()
-            while True:
-                await self._next_event()
-                await self._look(objects)
+        await self._followed.follow(lambda: self._take(objects), sink.synced)
 
-    async def _watch(self, paths: Sequence[str], recursive: bool) -> None:
-        """Note what events name."""
-        async for changed in changes(paths, recursive, RESCAN_SECONDS):
-            self._named |= changed
-            self._wake.set()
-
-    async def _next_event(self) -> None:
-        """Return when files may have changed, or when a deletion is due."""
-        pause = RESCAN_SECONDS if self._claims.due is None else max(0.0, self._claims.due - time.monotonic())
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(pause):
-                await self._wake.wait()
-        self._wake.clear()
-
-    async def _look(self, objects: Differences) -> None:
-        """Read the files that have changed, and pass on what this changes, as one step."""
-        named, self._named = self._named, set()
-        there, hidden = await asyncio.to_thread(present, self._roots, SUFFIXES)
-        for path in sorted(there.keys() | self._files.keys()):
-            signature = there.get(path)
-            if signature is not None:
-                file = self._files.get(path)
-                if file is None or file.signature != signature or (named and absolute(path) in named):
-                    await self._read(path, signature)
-            elif not any(path == place or path.startswith(place + os.sep) for place in hidden):
-                self._files.pop(path)
-                self._claims.replace(path, ())
+    async def _take(self, objects: Differences) -> float | None:
+        """Read the files that have changed, and pass on what this changes, as one step. Returns when a deletion is due."""
+        changed, gone = await self._followed.look()
+        for path in changed:
+            await self._read(path)
+        for path in gone:
+            self._files.pop(path, None)
+            self._claims.replace(path, ())
         objects.apply(self._claims.settle(time.monotonic()))
+        return self._claims.due
 
-    async def _read(self, path: str, signature: Signature) -> None:
+    async def _read(self, path: str) -> None:
         """Take a file as it is now."""
         before = self._files.get(path)
         try:
-            file = await asyncio.to_thread(_parse, path, signature, before)
+            file = await asyncio.to_thread(_parse, path, before)
         except FileNotFoundError:
             return  # it went just now: the next look will tell
         self._files[path] = file
@@ -111,21 +79,21 @@ class Files:
                 log.info("documents.ignored", path=path, reasons=ignored)
 
 
-def _parse(path: str, signature: Signature, before: _File | None) -> _File:
+def _parse(path: str, before: _File | None) -> _File:
     """The file as it is now. Documents that it had `before` are not parsed again; with the same content, `documents` is the same list."""
-    before = before or _File(signature)
+    before = before or _File()
     try:
         content = Path(path).read_bytes()
         text = content.decode("utf-8-sig")
     except FileNotFoundError:
         raise
     except OSError as e:
-        return _File(signature, documents=[Decoded(problems=(Problem("$", f"cannot be read: {e.strerror}", path),))])
+        return _File(documents=[Decoded(problems=(Problem("$", f"cannot be read: {e.strerror}", path),))])
     except UnicodeDecodeError as e:
-        return _File(signature, content, documents=[Decoded(problems=(Problem("$", f"not UTF-8: {e}", path),))])
+        return _File(content, documents=[Decoded(problems=(Problem("$", f"not UTF-8: {e}", path),))])
     if content == before.content:
-        return _File(signature, content, before.parts, before.documents)
-    file = _File(signature, content)
+        return _File(content, before.parts, before.documents)
+    file = _File(content)
     for line, part in parts(text):
         if part in before.parts:
             old_line, said = before.parts[part]

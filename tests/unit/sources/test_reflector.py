@@ -78,8 +78,9 @@ def reflecting(tmp_path: Path) -> Callable[..., Any]:
         rest = list(answers)
 
         def answer(request: kmock.Request) -> Answer:
+            """The next; what is asked beyond the last gets that again."""
             conversation.asked.append((time.monotonic(), dict(request.params)))
-            return rest.pop(0)
+            return rest.pop(0) if len(rest) > 1 else rest[0]
 
         def listed() -> None:
             conversation.listed += 1
