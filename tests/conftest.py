@@ -6,11 +6,17 @@ from collections.abc import Generator
 import hypothesis
 import pytest
 
-# A busy machine is no finding.
-hypothesis.settings.register_profile("suite", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
-hypothesis.settings.load_profile("suite")
-
 REQUIRE_ALL = "XDS_REQUIRE_ALL"
+
+# A busy machine is no finding. New examples are tried by whoever works on the code; CI tries the same ones for the same code.
+hypothesis.settings.register_profile(
+    "suite",
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+    print_blob=True,
+    derandomize=os.environ.get(REQUIRE_ALL) == "1",
+)
+hypothesis.settings.load_profile("suite")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

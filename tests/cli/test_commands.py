@@ -260,7 +260,7 @@ class TestServe:
     def test_it_ends_when_it_is_told_to(self, tmp_path: Path) -> None:
         with Serve("--files", tmp_path) as serve:
             serve.process.terminate()
-            assert serve.process.wait(20) == 0
+            assert serve.process.wait(60) == 0
             assert "Traceback" not in serve.log
 
 

@@ -67,7 +67,7 @@ class Mesh:
     def rolled_out(self, namespace: str = NAMESPACE) -> None:
         """Wait until all Deployments are as they are to be, and no pod of before is left."""
         for deployment in self.node.get("deployments", "-n", namespace)["items"]:
-            self.node.kubectl("-n", namespace, "rollout", "status", f"deployment/{deployment['metadata']['name']}", "--timeout=170s")
+            self.node.kubectl("-n", namespace, "rollout", "status", f"deployment/{deployment['metadata']['name']}", "--timeout=175s")
         self.node.until(lambda: not any(self.ending(namespace)), "pods that are replaced to be gone")
 
     def ending(self, namespace: str) -> Iterator[str]:
@@ -106,5 +106,5 @@ def mesh(node: Node, instructions: Instructions) -> Mesh:
     mesh.apply(bookinfo.RULES)
     instructions.follow(node, "A namespace joins")
     mesh.rolled_out()
-    node.kubectl("wait", "pod/client", "--for=condition=Ready", "--timeout=60s")
+    node.kubectl("wait", "pod/client", "--for=condition=Ready", "--timeout=180s")
     return mesh

@@ -52,7 +52,7 @@ class TestTraffic:
         assert {answer["version"] for answer in answers} == {"v2"}
 
     def test_a_client_outside_the_mesh_reaches_every_service_and_follows_no_rule(self, mesh: Mesh) -> None:
-        answers = mesh.call("http://reviews.shop:9080/", times=30)
+        answers = mesh.call("http://reviews.shop:9080/", times=80)
         assert {answer["version"] for answer in answers} == {"v1", "v2", "v3"}
         assert all(answer["called"][0]["name"] == "ratings" for answer in answers)
 
@@ -60,7 +60,7 @@ class TestTraffic:
         outside = bookinfo.application("outside", "v1", calls=[])
         outside["metadata"]["name"] = "outside"
         mesh.node.apply(bookinfo.manifests({"apiVersion": "v1", "kind": "Pod", **outside}, bookinfo.service("outside")))
-        mesh.node.kubectl("wait", "pod/outside", "--for=condition=Ready", "--timeout=60s")
+        mesh.node.kubectl("wait", "pod/outside", "--for=condition=Ready", "--timeout=180s")
         for url in ("http://outside.default:9080/", f"http://{mesh.node.get('pod', 'outside')['status']['podIP']}:9080/"):
             (answer,) = mesh.call(url, inside="deployment/details-v1")
             assert answer["name"] == "outside"
@@ -83,7 +83,7 @@ class TestKindsOfSidecars:
         template = bookinfo.application(name, "v1", annotations, calls=["http://ratings:9080/"])
         template["metadata"]["name"] = name
         mesh.apply(bookinfo.manifests({"apiVersion": "v1", "kind": "Pod", **template}, bookinfo.service(name)))
-        mesh.node.kubectl("-n", "shop", "wait", f"pod/{name}", "--for=condition=Ready", "--timeout=90s")
+        mesh.node.kubectl("-n", "shop", "wait", f"pod/{name}", "--for=condition=Ready", "--timeout=180s")
         pod: dict[str, Any] = mesh.node.get("pod", "-n", "shop", name)
         return pod
 
@@ -119,7 +119,7 @@ class TestKindsOfSidecars:
         template = {"metadata": {"labels": {"app": "job"}}, "spec": {**pod["spec"], "restartPolicy": "Never"}}
         job = {"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "job"}, "spec": {"template": template}}
         mesh.apply(bookinfo.manifests(job))
-        mesh.node.kubectl("-n", "shop", "wait", "job/job", "--for=condition=Complete", "--timeout=90s")
+        mesh.node.kubectl("-n", "shop", "wait", "job/job", "--for=condition=Complete", "--timeout=180s")
         assert json.loads(mesh.node.kubectl("-n", "shop", "logs", "job/job"))["name"] == "ratings"
         self.removed(mesh, "job")
 
@@ -128,7 +128,7 @@ class TestKindsOfSidecars:
 def caller(mesh: Mesh) -> Iterator[Callable[[], dict[str, Any]]]:
     """A pod in the mesh that calls reviews all the time; tells how that went so far."""
     mesh.apply(bookinfo.manifests(bookinfo.pod("caller", "-Ic", bookinfo.program("caller"), "http://reviews:9080/")))
-    mesh.node.kubectl("-n", "shop", "wait", "pod/caller", "--for=condition=Ready", "--timeout=60s")
+    mesh.node.kubectl("-n", "shop", "wait", "pod/caller", "--for=condition=Ready", "--timeout=180s")
     report = f"http://{mesh.node.get('pod', '-n', 'shop', 'caller')['status']['podIP']}:9090/"
     yield lambda: mesh.call(report)[0]
     mesh.node.kubectl("-n", "shop", "delete", "pod", "caller", "--wait=false")
@@ -203,7 +203,7 @@ class TestCheck:
         unnamed = bookinfo.service("unnamed")
         del unnamed["spec"]["ports"][0]["name"]
         mesh.apply(bookinfo.manifests(bare, rule, unnamed))
-        mesh.node.kubectl("-n", "shop", "wait", "pod/bare", "--for=condition=Ready", "--timeout=60s")
+        mesh.node.kubectl("-n", "shop", "wait", "pod/bare", "--for=condition=Ready", "--timeout=180s")
         mesh.node.kubectl("-n", "shop", "label", "pod", "bare", "sidecar.istio.io/inject-")
         try:
             found = mesh.node.until(

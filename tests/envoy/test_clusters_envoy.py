@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 from support.certificates import Authority
-from support.cluster_rig import PORT, Case, Envoy, Rig, Server, connection_manager, free_port
+from support.cluster_rig import ADDRESSES, PORT, Case, Envoy, Rig, Server, connection_manager
 from support.destinations import SIDECAR, Destination, at, decoded, entry, reviews
 
 from xds import pb
+from xds.envoy.addresses import address
 from xds.envoy.clusters import black_hole_cluster, inbound_cluster, inbound_passthrough_cluster, passthrough_cluster
 from xds.envoy.dns import dns_cache
 from xds.mesh.model import Client, Endpoint, Health, Inbound, Locality, Mode, Port, Protocol, Resolution, Service
@@ -204,12 +205,12 @@ class TestLoadBalancing:
         idle.release.set()
         LEAST.eventually(lambda _: idle.waiting_count == 0)
         assert held.waiting_count > 0
-        spread = LEAST.spread(200)
+        spread = LEAST.spread(400)
         held.release.set()
         for thread in holding:
             thread.join()
-        # A request goes to the busy one only where both of its two random choices are that one: 150 are expected here, 100 by chance.
-        assert spread[idle.address] > 120
+        # A request goes to the busy one only where both of its two random choices are that one: 300 are expected here, 200 by chance.
+        assert spread[idle.address] > 240
 
     def test_weights(self) -> None:
         heavy, light = addresses(WEIGHTED.view.all_endpoints)
@@ -276,11 +277,14 @@ class TestEndpoints:
         with socket.socket(socket.AF_UNIX) as listening:
             listening.bind(str(SOCKET))
             listening.listen()
+            listening.settimeout(60)
             answers = threading.Thread(target=answer_once, args=(listening,))
             answers.start()
-            assert UNIX.get().server == "unix"
+            try:
+                assert UNIX.get().server == "unix"
+            finally:
+                SOCKET.unlink()
             answers.join()
-        SOCKET.unlink()
 
 
 def answer_once(listening: socket.socket) -> None:
@@ -299,7 +303,7 @@ EJECTED = case("ejected", outliers(consecutive5xxErrors=3), servers(2))
 SPARED = case("spared", outliers(consecutive5xxErrors=0), servers(2))
 BY_GATEWAY_ERRORS = case("gateway-errors", outliers(consecutive5xxErrors=0, consecutiveGatewayErrors=3), servers(3))
 BY_STATUS = case("by-status", outliers(consecutive5xxErrors=3, outlierDetectionHttpErrorCodes=[429]), servers(3))
-NOBODY_LISTENS = at("127.44.250.1", PORT)
+NOBODY_LISTENS = at(next(ADDRESSES), PORT)
 BY_CONNECTION = case(
     "by-connection",
     outliers(consecutive5xxErrors=0, splitExternalLocalOriginErrors=True, consecutiveLocalOriginFailures=3),
@@ -341,6 +345,7 @@ class TestOutlierDetection:
     def test_not_more_than_the_percentage_are_left_out(self) -> None:
         for index in (0, 1):
             self.fail(AT_MOST_HALF, index, 500)
+        AT_MOST_HALF.eventually(lambda c: c.get() and c.stat("outlier_detection.ejections_active") == 1)
         AT_MOST_HALF.spread(10)
         assert AT_MOST_HALF.stat("outlier_detection.ejections_active") == 1
         assert AT_MOST_HALF.get().status == 500
@@ -364,6 +369,7 @@ class TestConnectionPool:
         """The statuses of `held` requests that are under way at once, and of one more, sorted."""
         (server,) = (RIG.servers[e.address] for e in of.view.all_endpoints)
         statuses: list[int] = []
+        server.release.clear()
         threads = [threading.Thread(target=lambda: statuses.append(of.get(x_wait="1").status)) for _ in range(held)]
         for started, thread in enumerate(threads, 1):
             thread.start()
@@ -386,13 +392,15 @@ class TestConnectionPool:
         assert KEPT.stat("upstream_cx_total") == 1
 
     def test_for_so_many_requests(self) -> None:
+        before = ONE_REQUEST_EACH.stat("upstream_cx_total")
         ONE_REQUEST_EACH.spread(5)
-        assert ONE_REQUEST_EACH.stat("upstream_cx_total") == 5
+        assert ONE_REQUEST_EACH.stat("upstream_cx_total") - before == 5
 
     @pytest.mark.parametrize("of", [UNUSED, AGED], ids=["idle", "old"])
     def test_and_for_so_long(self, of: Case) -> None:
+        before = of.stat("upstream_cx_total")
         of.get()
-        of.eventually(lambda c: c.stat("upstream_cx_total") == 1 and c.stat("upstream_cx_active") == 0)
+        of.eventually(lambda c: c.stat("upstream_cx_total") == before + 1 and c.stat("upstream_cx_active") == 0)
 
 
 def located(*places: str, **fields: Any) -> tuple[Endpoint, ...]:
@@ -458,7 +466,7 @@ ASKED = {
 
 def envoy_server(context: Any = None, inspector: str = "", mutual: bool = False) -> Endpoint:
     """An endpoint that answers how it was asked, in TLS where a context is given."""
-    port = free_port()
+    own = next(ADDRESSES)
     routes = {
         "virtual_hosts": [
             {
@@ -474,8 +482,9 @@ def envoy_server(context: Any = None, inspector: str = "", mutual: bool = False)
         downstream = pb.DownstreamTlsContext(common_tls_context=context, require_client_certificate={"value": mutual})
         chain["transport_socket"] = {"name": "envoy.transport_sockets.tls", "typed_config": pb.any(downstream)}
     inspectors: dict[str, list[Any]] = {"": [], "tls": [pb.TlsInspector()], "proxy": [pb.ProxyProtocol()]}
-    RIG.listener(f"server-{port}", port, chain, listener_filters=[{"name": "f", "typed_config": pb.any(f)} for f in inspectors[inspector]])
-    return at("127.0.0.1", port)
+    filters = [{"name": "f", "typed_config": pb.any(f)} for f in inspectors[inspector]]
+    RIG.listener(f"server-{own}", address(own, PORT), chain, listener_filters=filters)
+    return at(own, PORT)
 
 
 TLS_CONTEXT = {
@@ -565,14 +574,14 @@ class TestHttpVersions:
 
     def test_of_a_call_in_http2(self) -> None:
         call_in_http2(RIG.ports["http"], SAME.name)
-        assert SAME.stat("upstream_cx_http2_total") == 1
+        assert SAME.stat("upstream_cx_http2_total") > 0
 
 
 def call_in_http2(port: int, host: str) -> None:
     """A GET, until the headers of its answer are there."""
     fields = [(b":method", b"GET"), (b":scheme", b"http"), (b":path", b"/"), (b":authority", host.encode())]
     block = b"".join(b"\x00" + bytes([len(k)]) + k + bytes([len(v)]) + v for k, v in fields)
-    with socket.create_connection(("127.0.0.1", port), timeout=10) as connection, connection.makefile("rb") as answer:
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection, connection.makefile("rb") as answer:
         settings = b"\0\0\0\4\0\0\0\0\0"
         headers = len(block).to_bytes(3) + b"\1\5\0\0\0\1" + block
         connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + settings + headers)
@@ -614,7 +623,8 @@ class TestDns:
         assert len(ONE_NAME.spread(10)) == 1
 
     def test_a_names_new_address_is_used_when_its_time_is_over(self) -> None:
-        assert set(CHANGING.spread(2)) == set(RECORDS["changing"])
+        RIG.resolver.records["changing.example.com"] = RECORDS["changing"]
+        CHANGING.eventually(lambda c: set(c.spread(2)) == set(RECORDS["changing"]))
         new = RIG.server()
         RIG.resolver.records["changing.example.com"] = [new]
         CHANGING.eventually(lambda c: c.spread(2) == {new: 2})

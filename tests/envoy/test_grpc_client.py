@@ -52,7 +52,7 @@ class Client:
             [sys.executable, "-c", CLIENT, target], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env
         )
 
-    def say(self, *headers: tuple[str, str], timeout: float = 20) -> str:
+    def say(self, *headers: tuple[str, str], timeout: float = 60) -> str:
         """The name of the server that answered, or the code of the failure."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
@@ -64,7 +64,7 @@ class Client:
     def stop(self) -> None:
         assert self.process.stdin is not None
         self.process.stdin.close()
-        self.process.wait(20)
+        self.process.wait(60)
         assert self.process.stdout is not None
         self.process.stdout.close()
 

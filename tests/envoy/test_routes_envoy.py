@@ -4,11 +4,13 @@ import base64
 import json
 from collections import Counter
 from collections.abc import Iterator
+from uuid import uuid4
 
 import pytest
 from support.route_rig import CLIENT, Rig, Rules, running
 from support.seen import Seen, entry, headless, service
 
+from xds import pb
 from xds.mesh.model import Client, Protocol
 from xds.objects import ConsistentHashLB, HTTPRetry, LoadBalancerSettings, MeshConfig, TrafficPolicy
 
@@ -16,6 +18,7 @@ pytestmark = pytest.mark.envoy
 
 HTTP = Protocol.HTTP
 K8S = "default.svc.cluster.local"
+LONG = "120"  # seconds that no test waits for
 APP = service(f"app.{K8S}", (80, HTTP), at="10.96.0.1")
 VIEW = Seen(
     APP,
@@ -399,16 +402,17 @@ class TestRewrite:
 
 class TestTimeout:
     SHORT = rule(f"- timeout: 0.3s\n  {TO_APP}")
+    TOLD = rule(f"- timeout: 1m30.5s\n  {TO_APP}")
     NONE = rule(f"- {TO_APP}")
     ZERO = rule(f"- timeout: 0s\n  {TO_APP}")
 
     def test_it_ends_a_request(self, mesh: Rig) -> None:
-        reply = mesh.call(self.SHORT, x_wait="3")
+        reply = mesh.call(self.SHORT, x_wait=LONG)
         assert reply.status == 504
-        assert 0.25 < reply.seconds < 2
+        assert reply.seconds > 0.25
 
     def test_it_is_the_time_that_the_server_is_told(self, mesh: Rig) -> None:
-        assert mesh.call(self.SHORT).seen["headers"]["x-envoy-expected-rq-timeout-ms"] == ["300"]
+        assert mesh.call(self.TOLD).seen["headers"]["x-envoy-expected-rq-timeout-ms"] == ["90500"]
 
     @pytest.mark.parametrize("host", [NONE, ZERO])
     def test_none_is_the_default(self, mesh: Rig, host: str) -> None:
@@ -416,14 +420,12 @@ class TestTimeout:
         assert mesh.call(host, x_wait="0.5").status == 200
 
     def test_a_grpc_caller_s_own_timeout_holds_where_the_route_has_none(self, mesh: Rig) -> None:
-        reply = mesh.call(self.NONE, method="POST", content_type="application/grpc", grpc_timeout="200m", x_wait="3")
+        reply = mesh.call(self.NONE, method="POST", content_type="application/grpc", grpc_timeout="200m", x_wait=LONG)
         assert reply.headers["grpc-status"] in {"4", "14"}
-        assert reply.seconds < 2
 
     def test_a_grpc_caller_cannot_have_more_than_the_route_s(self, mesh: Rig) -> None:
-        reply = mesh.call(self.SHORT, method="POST", content_type="application/grpc", grpc_timeout="10S", x_wait="3")
+        reply = mesh.call(self.SHORT, method="POST", content_type="application/grpc", grpc_timeout="1H", x_wait=LONG)
         assert reply.headers["grpc-status"] in {"4", "14"}
-        assert reply.seconds < 2
 
 
 class TestRetries:
@@ -446,8 +448,8 @@ class TestRetries:
 
     def test_the_default_retries_grpc_that_is_unavailable(self, mesh: Rig) -> None:
         respond = json.dumps({"grpc-status": "14"})
-        mesh.call(self.DEFAULT, method="POST", content_type="application/grpc", x_respond=respond, x_key="grpc")
-        assert [r["attempt"] for r in mesh.servers["app"].got("grpc", 3)] == [1, 2, 3]
+        mesh.call(self.DEFAULT, method="POST", content_type="application/grpc", x_respond=respond, x_key=(key := uuid4().hex))
+        assert [r["attempt"] for r in mesh.servers["app"].got(key, 3)] == [1, 2, 3]
 
     def test_attempts_and_retry_on(self, mesh: Rig) -> None:
         assert mesh.call(self.THREE, x_answers="500,502,503,200").seen["attempt"] == 4
@@ -466,27 +468,28 @@ class TestRetries:
 
     def test_attempts_alone_keep_the_default_conditions(self, mesh: Rig) -> None:
         respond = json.dumps({"grpc-status": "14"})
-        mesh.call(self.ONLY_ATTEMPTS, method="POST", content_type="application/grpc", x_respond=respond, x_key="only")
-        assert len(mesh.servers["app"].got("only", 5)) == 5
+        mesh.call(self.ONLY_ATTEMPTS, method="POST", content_type="application/grpc", x_respond=respond, x_key=(key := uuid4().hex))
+        assert len(mesh.servers["app"].got(key, 5)) == 5
 
     def test_per_try_timeout(self, mesh: Rig) -> None:
-        reply = mesh.call(self.PER_TRY, x_wait="3", x_key="per-try")
+        # Whether the server has heard of a try that was ended is another matter: it may have been too slow.
+        counters = [f"cluster.outbound|80||app.{K8S}.upstream_rq_{what}" for what in ("per_try_timeout", "retry")]
+        before = [mesh.stat(name) for name in counters]
+        reply = mesh.call(self.PER_TRY, x_wait=LONG)
         assert reply.status == 504
-        assert 0.4 < reply.seconds < 2
-        assert len(mesh.servers["app"].got("per-try", 2)) == 2
+        assert reply.seconds > 0.35
+        assert [mesh.stat(name) - known for name, known in zip(counters, before, strict=True)] == [2, 1]
 
     def test_per_try_timeout_without_retries_ends_the_only_try(self, mesh: Rig) -> None:
-        reply = mesh.call(self.ONE_TRY, x_wait="3")
-        assert reply.status == 504
-        assert reply.seconds < 2
+        assert mesh.call(self.ONE_TRY, x_wait=LONG).status == 504
 
     def test_backoff_is_the_base_of_the_wait_between_tries(self, mesh: Rig) -> None:
-        waits = [mesh.call(self.BACKOFF, x_answers="500,200").seconds for _ in range(3)]
-        assert max(waits) > 0.1  # up to 2 s at random; the default is up to 25 ms
+        waits = (mesh.call(self.BACKOFF, x_answers="500,200").seconds for _ in range(10))
+        assert any(wait > 0.1 for wait in waits)  # up to 2 s at random; the default is up to 25 ms
 
     def test_a_retry_goes_to_another_endpoint(self, mesh: Rig) -> None:
-        for turn in range(6):
-            key = f"pair-{turn}"
+        for _ in range(6):
+            key = uuid4().hex
             mesh.call(self.PAIR, x_answers="500,200", x_key=key)
             assert [len(mesh.servers[name].got(key)) for name in ("pair-a", "pair-b")] == [1, 1]
 
@@ -505,7 +508,7 @@ class TestFault:
     )
     HALF = rule(f"- fault: {{abort: {{percentage: {{value: 50}}, httpStatus: 418}}}}\n  {TO_APP}")
     RARE = rule(f"- fault: {{abort: {{percentage: {{value: 0.0001}}, httpStatus: 418}}}}\n  {TO_APP}")
-    UNSAID = rule(f"- fault: {{abort: {{httpStatus: 418}}, delay: {{fixedDelay: 5s}}}}\n  {TO_APP}")
+    UNSAID = rule(f"- fault: {{abort: {{httpStatus: 418}}, delay: {{fixedDelay: 1h}}}}\n  {TO_APP}")
     ONLY_SOME = rule(
         f"- match: [{{headers: {{end-user: {{exact: jason}}}}}}]\n"
         f"  fault: {{abort: {{percentage: {{value: 100}}, httpStatus: 500}}}}\n  {TO_APP}\n- {TO_APP}"
@@ -523,7 +526,7 @@ class TestFault:
     def test_delay(self, mesh: Rig, host: str) -> None:
         reply = mesh.call(host)
         assert reply.status == 200
-        assert 0.39 <= reply.seconds < 2
+        assert reply.seconds >= 0.39
 
     def test_both(self, mesh: Rig) -> None:
         reply = mesh.call(self.BOTH)
@@ -534,12 +537,15 @@ class TestFault:
         count = Counter(mesh.call(self.HALF).status for _ in range(300))
         assert set(count) == {200, 418}
         assert 90 < count[418] < 210
-        assert {mesh.call(self.RARE).status for _ in range(50)} == {200}
+
+    def test_a_percentage_may_be_a_fraction_of_one(self) -> None:
+        (host,) = (host for host in RULES.virtual_hosts if host.name == f"{self.RARE}:80")
+        (fault,) = host.routes[0].typed_per_filter_config.values()
+        share = pb.Fault.FromString(fault.value).abort.percentage
+        assert (share.numerator, share.denominator) == (1, 2)  # of a million
 
     def test_without_a_percentage_nothing_fails(self, mesh: Rig) -> None:
-        reply = mesh.call(self.UNSAID)
-        assert reply.status == 200
-        assert reply.seconds < 2
+        assert mesh.call(self.UNSAID).status == 200
 
     def test_it_is_the_rule_s_own(self, mesh: Rig) -> None:
         assert mesh.call(self.ONLY_SOME, end_user="jason").status == 500
@@ -571,10 +577,11 @@ class TestMirror:
         mesh.servers["shadow"].got("old")
 
     def test_percentage(self, mesh: Rig) -> None:
+        key = uuid4().hex
         for _ in range(200):
-            mesh.call(self.HALF, x_key="half")
-        assert len(mesh.servers["shadow"].got("half", 50)) < 150
-        assert len(mesh.servers["app"].got("half", 200)) == 200
+            mesh.call(self.HALF, x_key=key)
+        assert len(mesh.servers["shadow"].got(key, 50)) < 150
+        assert len(mesh.servers["app"].got(key, 200)) == 200
 
     def test_several(self, mesh: Rig) -> None:
         mesh.call(self.SEVERAL, x_key="several")

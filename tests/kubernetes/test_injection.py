@@ -192,7 +192,7 @@ async def test_the_manifests_allow_all_that_is_asked_for(kube: Kube, installed: 
 class TestLease:
     @staticmethod
     def lease(client: KubeClient, identity: str) -> Lease:
-        return Lease(client, SYSTEM, LEASE, identity, duration_seconds=2, renew_seconds=0.1, give_up_seconds=1)
+        return Lease(client, SYSTEM, LEASE, identity, duration_seconds=600, renew_seconds=0.1, give_up_seconds=300)
 
     @asynchronous
     async def test_one_leads_and_when_it_goes_the_other_does_at_once(self, kube: Kube, installed: Path) -> None:

@@ -32,14 +32,8 @@ class Reviews:
             node.backend(address, version)
             self.pod(f"reviews-{version}", address, {"app": "reviews", "version": version})
         self.pod("client", CLIENT, {"app": "client"})
+        self.service()
         self.apply("""
-            apiVersion: v1
-            kind: Service
-            metadata: {name: reviews}
-            spec:
-              selector: {app: reviews}
-              ports: [{name: http, port: 9080, targetPort: 8080}]
-            ---
             apiVersion: v1
             kind: Service
             metadata: {name: other}
@@ -75,6 +69,14 @@ class Reviews:
         status = {"phase": "Running", "podIP": address, "podIPs": [{"ip": address}], "conditions": [{"type": "Ready", "status": "True"}]}
         identity = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}}
         self.kube.request("PATCH", f"{path}/{name}/status?fieldManager=kubelet", {**identity, "status": status})
+
+    def service(self) -> None:
+        self.apply("""
+            apiVersion: v1
+            kind: Service
+            metadata: {name: reviews}
+            spec: {selector: {app: reviews}, ports: [{name: http, port: 9080, targetPort: 8080}]}
+        """)
 
     def endpoints(self, *versions: str) -> None:
         """The EndpointSlice, with these versions in it."""
@@ -134,12 +136,21 @@ def node(kube: Kube) -> Iterator[Node]:
 
 
 @pytest.fixture(scope="module")
-def reviews(kube: Kube, node: Node) -> Reviews:
+def shared(kube: Kube, node: Node) -> Reviews:
     return Reviews(kube, node)
 
 
+@pytest.fixture
+def reviews(shared: Reviews) -> Reviews:
+    """With both endpoints and without rules, whatever a test before has left."""
+    shared.kube.kubectl("delete", "-n", shared.namespace, "virtualservice,destinationrule", "reviews", "--ignore-not-found")
+    shared.endpoints("v1", "v2")
+    shared.service()
+    shared.follows("v1", "v2")
+    return shared
+
+
 def test_envoy_serves_and_follows_what_is_applied(reviews: Reviews) -> None:
-    reviews.follows("v1", "v2")
     reviews.endpoints("v2")  # an endpoint is removed
     reviews.follows("v2")
     reviews.endpoints("v1", "v2")
@@ -159,12 +170,7 @@ def test_envoy_serves_and_follows_what_is_applied(reviews: Reviews) -> None:
     reviews.endpoints("v1", "v2")
     reviews.kube.kubectl("delete", "-n", reviews.namespace, "service", "reviews")
     reviews.follows("502")  # a host that nobody knows, where only what is known may be called
-    reviews.apply("""
-        apiVersion: v1
-        kind: Service
-        metadata: {name: reviews}
-        spec: {selector: {app: reviews}, ports: [{name: http, port: 9080, targetPort: 8080}]}
-    """)
+    reviews.service()
     reviews.follows("v1", "v2")
 
 
@@ -211,7 +217,7 @@ def test_a_killed_and_restarted_api_server_loses_and_flaps_nothing(reviews: Revi
         eventually(lambda: answers["v1"] > seen + 300, "calls to be answered without it")
         kube.start_api_server()
         reviews.endpoints("v2")  # nothing answers v1's subset then: what was written last got through
-        eventually(lambda: answers["503"], "a change that is made afterwards", seconds=40)
+        eventually(lambda: answers["503"], "a change that is made afterwards")
     finally:
         stop.set()
         caller.join()

@@ -1,7 +1,6 @@
 """The Kubernetes source against a real API server."""
 
 import asyncio
-import time
 from pathlib import Path
 from typing import Any
 
@@ -187,11 +186,10 @@ async def test_forgotten_history_is_listed_again_and_only_differences_are_told(k
                 await asyncio.to_thread(kube.kill_api_server)  # its watch cache would remember
                 await asyncio.to_thread(kube.start_api_server)
                 relay.mend()
-                await seen.until(lambda s: len(s.changes) >= count + 2, "what changed meanwhile", seconds=30)
+                await seen.until(lambda s: len(s.changes) >= count + 2, "what changed meanwhile")
                 await seen.until(
                     lambda s: sum(log["event"] == "kind.listed" for log in logs) == len(KINDS),
                     "every kind to be listed again",
-                    seconds=30,
                 )
             assert {(change.ref, change.object is None) for change in seen.changes[count:]} == {
                 (objects.ref("DestinationRule"), False),
@@ -210,10 +208,10 @@ async def test_a_killed_and_restarted_api_server_loses_and_flaps_nothing(kube: K
         await asyncio.to_thread(kube.kill_api_server)
         await seen.until(lambda s: all(kind.state == "failing" for kind in source.status()), "the loss to be seen")
         await asyncio.to_thread(kube.start_api_server)
-        await seen.until(lambda s: all(kind.state == "watching" for kind in source.status()), "all watches to be back", seconds=30)
+        await seen.until(lambda s: all(kind.state == "watching" for kind in source.status()), "all watches to be back")
         for kind in OBJECTS:
             await asyncio.to_thread(objects.apply, kind, OBJECTS[kind][1])
-        await seen.until(lambda s: len(s.changes) >= count + len(OBJECTS), "the changes that were made afterwards", seconds=20)
+        await seen.until(lambda s: len(s.changes) >= count + len(OBJECTS), "the changes that were made afterwards")
         assert sorted(change.ref for change in seen.changes[count:]) == sorted(objects.ref(kind) for kind in OBJECTS)
 
 
@@ -245,10 +243,8 @@ async def test_kinds_whose_crds_come_and_go_are_followed(kube: Kube) -> None:
         async with following(source) as seen:
             assert state() == "absent"
             await asyncio.to_thread(kube.apply_crds, "sidecars")
-            served_at = time.monotonic()
             await asyncio.to_thread(objects.apply, "Sidecar", OBJECTS["Sidecar"][0])
             await seen.until(lambda s: ref in s.objects, "the first object of a new kind")
-            assert time.monotonic() - served_at < 5
             await asyncio.to_thread(kube.request, "DELETE", crd)  # the server deletes its objects first
             await seen.until(lambda s: ref not in s.objects, "the object to go with its kind")
             await seen.until(lambda s: state() == "absent", "the kind to be noticed as gone")
@@ -287,7 +283,7 @@ async def test_a_missing_permission_is_named_and_waited_for(kube: Kube) -> None:
             await asyncio.to_thread(kube.request, "PATCH", f"{rbac}/clusterroles/reader?fieldManager=tests", role)
             await asyncio.to_thread(kube.request, "PATCH", f"{rbac}/clusterrolebindings/reader?fieldManager=tests", binding)
             try:
-                await seen.until(lambda s: s.synced_after is not None, "the permission to be used", seconds=20)
+                await seen.until(lambda s: s.synced_after is not None, "the permission to be used")
             finally:
                 await asyncio.to_thread(kube.request, "DELETE", f"{rbac}/clusterrolebindings/reader")
     refusals = [log for log in logs if log["event"] == "watch.failed" and log["kind"] == "Pod"]
@@ -302,7 +298,7 @@ async def test_replaced_credentials_are_picked_up(kube: Kube, tmp_path: Path) ->
         await seen.until(lambda s: source.status() and all(kind.state == "failing" for kind in source.status()), "the refusals")
         assert source.status()[0].error.startswith("Unauthorized")
         kube.write_kubeconfig(config)
-        await seen.until(lambda s: s.synced_after is not None, "the new token to be used", seconds=20)
+        await seen.until(lambda s: s.synced_after is not None, "the new token to be used")
 
 
 @asynchronous

@@ -22,7 +22,7 @@ def ask(product: Product, method: str, request: Any, response: Any) -> Any:
         call = channel.unary_unary(
             f"/{method}", request_serializer=lambda m: m.SerializeToString(), response_deserializer=response.FromString
         )
-        return call(request, timeout=20, wait_for_ready=True)
+        return call(request, timeout=60, wait_for_ready=True)
 
 
 def statuses(product: Product, **fields: Any) -> dict[str, dict[str, str]]:
@@ -132,7 +132,7 @@ def test_the_status_stream_answers_each_request(product: Product) -> None:
 
 
 def metrics(product: Product) -> dict[str, float]:
-    with urllib.request.urlopen(f"http://127.0.0.1:{product.http}/metrics", timeout=20) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{product.http}/metrics", timeout=60) as answer:
         lines = answer.read().decode().splitlines()
     return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines if not line.startswith("#"))}
 
@@ -173,7 +173,7 @@ def post(product: Product, kind: str, request: Any) -> tuple[int, Any]:
     body = request if isinstance(request, bytes) else json.dumps(request).encode()
     call = urllib.request.Request(f"http://127.0.0.1:{product.http}/v3/discovery:{kind}", body)
     try:
-        with urllib.request.urlopen(call, timeout=20) as answer:
+        with urllib.request.urlopen(call, timeout=60) as answer:
             return answer.status, json.loads(answer.read())
     except urllib.error.HTTPError as e:
         return e.code, e.read().decode()

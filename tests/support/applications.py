@@ -23,7 +23,7 @@ import h2.errors
 import h2.events
 import msgspec
 
-SECONDS = 20  # after which an application stops waiting for anything
+SECONDS = 180  # after which an application stops waiting for anything
 MAPPED = "::ffff:"  # before an IPv4 address, on a socket of both families
 HTTP2 = b"PRI * HTTP/2.0"
 PROXY_1, PROXY_2 = b"PROXY ", b"\r\n\r\n\x00\r\nQUIT\n"

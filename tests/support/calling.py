@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from support.traffic import Pod
+from support.traffic import Pod, eventually
 
 
 class Calls:
@@ -18,7 +18,7 @@ class Calls:
 
 @contextmanager
 def calling(client: Pod, url: str, callers: int = 3) -> Iterator[Calls]:
-    """Call without a pause, on connections that are kept and on new ones, until the block ends."""
+    """Call without a pause, on connections that are kept and on new ones, until the block ends; entered after the first answer."""
     calls, done = Calls(), threading.Event()
 
     def call() -> None:
@@ -39,6 +39,7 @@ def calling(client: Pod, url: str, callers: int = 3) -> Iterator[Calls]:
     for thread in threads:
         thread.start()
     try:
+        eventually(lambda: calls.answers or calls.failures, f"{url} to be called")
         yield calls
     finally:
         done.set()

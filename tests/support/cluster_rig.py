@@ -7,6 +7,7 @@ cluster, so that its name is the host to call; the cluster's endpoints are serve
 import http.client
 import itertools
 import json
+import os
 import re
 import socket
 import socketserver
@@ -32,7 +33,9 @@ from xds.envoy.load_balancing import hash_policies, tcp_hash_policies
 from xds.mesh.model import Client
 
 PORT = 18080  # of all servers, each on its own address
-ADDRESSES = (f"127.44.{n // 250}.{n % 250 + 1}" for n in itertools.count())
+NETWORK = f"127.{16 + os.getpid() % 200}"  # another run of the tests has another
+ADDRESSES = (f"{NETWORK}.{n // 250}.{n % 250 + 1}" for n in itertools.count())
+ANY_PORT = address("127.0.0.1", 0)
 
 
 class Answer(msgspec.Struct):
@@ -65,7 +68,7 @@ class Server(ThreadingHTTPServer):
         """Wait for `release`."""
         with self._counting:
             self.waiting_count += 1
-        self.release.wait(20)
+        self.release.wait(180)
         with self._counting:
             self.waiting_count -= 1
 
@@ -160,7 +163,7 @@ class Envoy:
 
     def get(self, path: str) -> str:
         """What the admin page at `path` says."""
-        connection = http.client.HTTPConnection("127.0.0.1", self._admin, timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", self._admin, timeout=60)
         try:
             connection.request("GET", path)
             return connection.getresponse().read().decode()
@@ -179,7 +182,7 @@ class Envoy:
         found = json.loads(self.get("/listeners?format=json")).get("listener_statuses", ())
         return {s["name"]: s["local_address"]["socket_address"]["port_value"] for s in found}
 
-    def eventually(self, said: Callable[[], object], seconds: float = 30) -> None:
+    def eventually(self, said: Callable[[], object], seconds: float = 60) -> None:
         """Returns once `said` holds; AssertionError when it never does, or Envoy ends."""
         deadline = time.monotonic() + seconds
         while not said():
@@ -286,7 +289,7 @@ class Rig:
         self.resolver.server_close()
 
     def request(self, port: int, path: str, host: str, source: str, headers: dict[str, str]) -> Answer:
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20, source_address=(source, 0))
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60, source_address=(source, 0))
         try:
             named = {name.replace("_", "-"): value for name, value in headers.items()}
             connection.request("GET", path, headers={"host": host, **named})
@@ -302,9 +305,8 @@ class Rig:
         with ThreadPoolExecutor(len(made)) as pool:
             return list(pool.map(lambda call: call(), made))
 
-    def listener(self, name: str, port: int, chain: Any, **fields: Any) -> None:
-        """Another listener: a server that Envoy itself is."""
-        at = address("127.0.0.1", port)
+    def listener(self, name: str, at: Any, chain: Any, **fields: Any) -> None:
+        """Another listener, at the address `at`: a server that Envoy itself is, say."""
         self.listeners.append(pb.Listener(name=name, address=at, filter_chains=[chain], **fields))
 
     def _bootstrap(self) -> pb.Bootstrap:
@@ -331,8 +333,8 @@ class Rig:
                 hash_policy=tcp_hash_policies(case.view.traffic_policy(case.view.the_service, 9080)),
             )
             filters = [{"name": "envoy.filters.network.tcp_proxy", "typed_config": pb.any(tcp)}]
-            self.listener(case.name, 0, {"filters": filters})
-        self.listener("http", 0, {"filters": [connection_manager({"virtual_hosts": hosts}, self.filters)]})
+            self.listener(case.name, ANY_PORT, {"filters": filters})
+        self.listener("http", ANY_PORT, {"filters": [connection_manager({"virtual_hosts": hosts}, self.filters)]})
         return pb.Bootstrap(
             node={"id": "sidecar~127.0.0.1~a.default~default.svc.cluster.local", "cluster": "a"},
             static_resources={"clusters": [case.cluster for case in self.cases], "listeners": self.listeners},
@@ -350,11 +352,3 @@ def connection_manager(routes: Any, filters: dict[str, Any] | None = None, http2
         http_filters=[{"name": name, "typed_config": pb.any(config)} for name, config in chain.items()],
     )
     return {"name": "envoy.filters.network.http_connection_manager", "typed_config": pb.any(manager)}
-
-
-def free_port() -> int:
-    """A port of loopback that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

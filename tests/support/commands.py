@@ -15,7 +15,7 @@ class Ran(NamedTuple):
     err: str
 
 
-def xds(*arguments: object, env: Mapping[str, str] | None = None, seconds: float = 60) -> Ran:
+def xds(*arguments: object, env: Mapping[str, str] | None = None, seconds: float = 180) -> Ran:
     """Run `xds` with these arguments until it ends."""
     command = [sys.executable, "-I", "-m", "xds", *map(str, arguments)]
     environment = {**os.environ, **(env or {})}

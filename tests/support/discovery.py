@@ -3,7 +3,6 @@
 import http.client
 import json
 import os
-import socket
 import subprocess
 import tempfile
 import threading
@@ -97,7 +96,7 @@ def routes(name: str, **prefixes: str) -> Any:
     return pb.RouteConfiguration(name=name, virtual_hosts=[{"name": "all", "domains": ["*"], "routes": matches}])
 
 
-def eventually(check: Callable[[], T], seconds: float = 20) -> T:
+def eventually(check: Callable[[], T], seconds: float = 60) -> T:
     """The first true answer of `check`, which is asked until `seconds` have passed; AssertionError with the last one then."""
     deadline = time.monotonic() + seconds
     pause = threading.Event()
@@ -157,21 +156,13 @@ def backends(*names: str) -> Iterator[dict[str, int]]:
 
 def get(port: int, path: str = "/") -> tuple[int, str]:
     """Status and body of GET `path` at a loopback `port`."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
     try:
         connection.request("GET", path)
         response = connection.getresponse()
         return response.status, response.read().decode()
     finally:
         connection.close()
-
-
-def free_port() -> int:
-    """A loopback port that was free just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def source_of(mode: str) -> dict[str, Any]:

@@ -98,7 +98,12 @@ class Kube:
             "--disable-admission-plugins=ServiceAccount",  # no controller makes the accounts that pods would wait for
             "--allow-privileged",
         )
-        poll(self._is_ready, "kube-apiserver to be ready", seconds=60)
+        poll(self._is_ready, "kube-apiserver to be ready", seconds=120)
+
+    @property
+    def is_running(self) -> bool:
+        """Whether there is an API server now."""
+        return "kube-apiserver" in self._processes
 
     def kill_api_server(self) -> None:
         """End the API server at once, as a crash would; etcd stays."""
@@ -145,7 +150,7 @@ class Kube:
     def _kubectl(self, args: Sequence[str], stdin: str) -> subprocess.CompletedProcess[str]:
         environment = os.environ | {"KUBECONFIG": str(self.kubeconfig), "KUBECACHEDIR": str(self.directory / "kubectl")}
         done = subprocess.run(
-            [binary("kubectl"), *args], input=stdin, env=environment, capture_output=True, text=True, check=False, timeout=60
+            [binary("kubectl"), *args], input=stdin, env=environment, capture_output=True, text=True, check=False, timeout=120
         )
         if done.returncode:
             raise AssertionError(f"kubectl {' '.join(args)}: {done.stderr.strip()}")
@@ -236,7 +241,7 @@ class Kube:
         if self._context is None:
             self._context = ssl.create_default_context(cafile=self.directory / "certs" / "apiserver.crt")
             self._context.verify_flags &= ~ssl.VERIFY_X509_STRICT  # the API server's own certificate lacks key identifiers
-        return HTTPSConnection("127.0.0.1", self.port, context=self._context, timeout=30)
+        return HTTPSConnection("127.0.0.1", self.port, context=self._context, timeout=60)
 
     @staticmethod
     def _send(connection: HTTPSConnection, method: str, path: str, body: Any = None) -> Any:
@@ -251,11 +256,11 @@ class Kube:
 
     def _etcd(self, path: str, body: dict[str, Any]) -> Any:
         request = urllib.request.Request(f"http://127.0.0.1:{self._etcd_port}{path}", json.dumps(body).encode())
-        with urllib.request.urlopen(request, timeout=10) as response:
+        with urllib.request.urlopen(request, timeout=60) as response:
             return json.load(response)
 
 
-def poll(condition: Callable[[], Any], what: str, seconds: float = 10) -> Any:
+def poll(condition: Callable[[], Any], what: str, seconds: float = 60) -> Any:
     """What `condition` returns once that is true; fails when it is not within `seconds`."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):

@@ -83,7 +83,7 @@ class Node:
             f"--service-account-private-key-file={keys / 'accounts.key'}",
         )  # fmt: skip
         self._run("kube-scheduler", *own)
-        poll(lambda: self.inside(*CTR, "version", check=False).returncode == 0, "containerd", seconds=60)
+        poll(lambda: self.inside(*CTR, "version", check=False).returncode == 0, "containerd", seconds=120)
         self._own_images()
         node = self.directory / "kubelet"
         self._run(
@@ -100,11 +100,11 @@ class Node:
         if self._init is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._pid or self._init.pid, signal.SIGKILL)
-            self._init.wait(30)
+            self._init.wait(120)
         for process in self._processes.values():
             process.kill()
-            process.wait(30)
-        poll(self._without_cgroups, "the cgroups of its containers to go", seconds=30)
+            process.wait(120)
+        poll(self._without_cgroups, "the cgroups of its containers to go", seconds=120)
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def _without_cgroups(self) -> bool:
@@ -118,7 +118,7 @@ class Node:
 
     # What tests do with it
 
-    def inside(self, *command: str | Path, stdin: str = "", check: bool = True, seconds: float = 180) -> subprocess.CompletedProcess[str]:
+    def inside(self, *command: str | Path, stdin: str = "", check: bool = True, seconds: float = 300) -> subprocess.CompletedProcess[str]:
         """Run a command in the node's namespaces. AssertionError with what it says where it fails, unless `check` is false."""
         done = subprocess.run(self._entering(*command), input=stdin, capture_output=True, text=True, check=False, timeout=seconds)
         if check and done.returncode:

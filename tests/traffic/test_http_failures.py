@@ -2,7 +2,7 @@
 
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import pytest
 from support.applications import Application
@@ -67,6 +67,7 @@ def shadow(shared: Mesh, client: Pod) -> Application:
 class TestTimeout:
     SHORT = RULES.add(f"- timeout: 0.2s\n  {TO_APP}")
     LONG = RULES.add(f"- timeout: 1h\n  {TO_APP}")
+    MINUTES = RULES.add(f"- timeout: 1m30.5s\n  {TO_APP}")
     ZERO = RULES.add(f"- timeout: 0s\n  {TO_APP}")
     NONE = RULES.add(f"- {TO_APP}")
 
@@ -74,9 +75,9 @@ class TestTimeout:
         assert client.get("http://app/", {"x-hold": "1"}, host=self.SHORT).status == 504
 
     def test_others_are_not_touched(self, client: Pod) -> None:
-        assert client.get("http://app/", host=self.SHORT).status == 200
+        assert client.get("http://app/", host=self.MINUTES).status == 200
 
-    @pytest.mark.parametrize(("host", "timeout"), [(SHORT, "200"), (LONG, "3600000"), (ZERO, None), (NONE, None)])
+    @pytest.mark.parametrize(("host", "timeout"), [(MINUTES, "90500"), (LONG, "3600000"), (ZERO, None), (NONE, None)])
     def test_the_application_is_told(self, client: Pod, host: str, timeout: str | None) -> None:
         call = client.get("http://app/", host=host).call
         assert call is not None
@@ -126,7 +127,11 @@ class TestRetries:
         assert self.tried(client, one, host, statuses) == expected
 
     def test_per_try_timeout_ends_every_attempt(self, client: Pod, one: Application) -> None:
-        assert self.tried(client, one, self.PER_TRY, [], {"x-hold": "1"}) == (504, 3)
+        ended, again = (f"cluster.outbound|80||one.test.upstream_rq_{what}" for what in ("per_try_timeout", "retry"))
+        before = client.stat(ended), client.stat(again)
+        # Whether the application has heard of an attempt that was ended is another matter: it may have been too slow.
+        assert self.tried(client, one, self.PER_TRY, [], {"x-hold": "1"})[0] == 504
+        assert (client.stat(ended) - before[0], client.stat(again) - before[1]) == (3, 2)
 
     def test_backoff_is_the_least_wait_between_attempts_but_for_jitter(self, client: Pod, one: Application) -> None:
         def wait() -> float:
@@ -134,22 +139,28 @@ class TestRetries:
             assert self.tried(client, one, self.BACKOFF, [500, 200]) == (200, 2)
             return time.monotonic() - started
 
-        assert max(wait() for _ in range(6)) > 0.1
+        assert any(wait() > 0.1 for _ in range(20))  # each time by chance three of four
 
 
 class TestRetriesElsewhere:
     OTHER = RULES.add("- retries: {attempts: 5, retryOn: 5xx}\n  route: [{destination: {host: pair}}]")
     HALF = RULES.add("- route: [{destination: {host: half}}]")
 
-    def test_retries_go_to_endpoints_that_were_not_tried(self, shared: Mesh, client: Pod) -> None:
+    @pytest.fixture
+    def bad(self, shared: Mesh, client: Pod) -> Iterator[Application]:
+        """The one endpoint of two that is bad while the test runs."""
         bad = shared.services["pair"]["pair-v1-0"]
+        yield bad
+        bad.status, bad.refuses = 200, False
+
+    def test_retries_go_to_endpoints_that_were_not_tried(self, client: Pod, bad: Application) -> None:
         bad.status = 503
         assert self.servers(client, self.OTHER) == {"pair-v1-1"}
-        bad.status = 200
 
     @pytest.mark.parametrize("host", [HALF, "half"], ids=["rule", "no rule"])
     def test_by_default_what_could_not_connect_is_tried_elsewhere(self, client: Pod, host: str) -> None:
-        assert self.servers(client, host) == {"half-v1"}
+        # Of two retries, both meet the dead one again once in 8 000 requests; without any, half of the requests would fail.
+        assert client.many("http://app/", 40, host=host)["half-v1"] >= 37
 
     def test_by_default_what_a_pod_did_not_listen_to_is_tried_elsewhere(self, mesh: Mesh) -> None:
         """Its own sidecar accepts the connection, and says that the request came no further."""
@@ -165,11 +176,9 @@ class TestRetriesElsewhere:
 
     RESET = RULES.add("- retries: {attempts: 5, retryOn: reset}\n  route: [{destination: {host: pair}}]")
 
-    def test_a_connection_that_breaks_is_a_reset(self, shared: Mesh, client: Pod) -> None:
-        bad = shared.services["pair"]["pair-v1-0"]
+    def test_a_connection_that_breaks_is_a_reset(self, client: Pod, bad: Application) -> None:
         bad.refuses = True
         assert self.servers(client, self.RESET) == {"pair-v1-1"}
-        bad.refuses = False
 
     @staticmethod
     def servers(client: Pod, host: str) -> set[str]:
@@ -242,11 +251,15 @@ class TestFaults:
     def test_without_a_percentage_nothing_fails(self, client: Pod, host: str) -> None:
         assert client.many("http://app/", 10, host=host).keys() <= {"app-v1", "app-v2"}
 
-    @pytest.mark.parametrize(("host", "status"), [(DELAY, 200), (OLD_DELAY, 200), (BOTH, 418), (BEFORE_TIMEOUT, 200)])
+    @pytest.mark.parametrize(("host", "status"), [(DELAY, 200), (OLD_DELAY, 200), (BOTH, 418)])
     def test_delay(self, client: Pod, host: str, status: int) -> None:
         started = time.monotonic()
         assert client.get("http://app/", host=host).status == status
         assert time.monotonic() - started > 0.45  # Envoy's clock ticks coarsely
+
+    def test_a_timeout_begins_after_the_delay(self, client: Pod) -> None:
+        # The delay is longer than the timeout, which leaves the application little time: it may be too slow now and then.
+        eventually(lambda: client.get("http://app/", host=self.BEFORE_TIMEOUT).status == 200)
 
     def test_it_is_the_rule_s_own(self, client: Pod) -> None:
         assert client.get("http://app/", {"end-user": "jason"}, host=self.MATCHED).status == 418
@@ -287,10 +300,11 @@ class TestMirrors:
         eventually(lambda: any(c.header("x-key") == key for c in shadow.calls))
 
     def test_a_share_of_the_requests(self, client: Pod, shadow: Application) -> None:
-        keys = [self.call(client, self.HALF)[1] for _ in range(60)]
+        keys = {self.call(client, self.HALF)[1] for _ in range(100)}
         _, last = self.call(client, self.MIRROR)
         eventually(lambda: any(c.header("x-key") == last for c in shadow.calls))
-        assert 10 < sum(c.header("x-key") in keys for c in shadow.calls) < 50
+        eventually(lambda: sum(c.header("x-key") in keys for c in shadow.calls) > 20)
+        assert sum(c.header("x-key") in keys for c in shadow.calls) < 80
 
     def test_zero_percent_copies_nothing(self, client: Pod, shadow: Application) -> None:
         _, key = self.call(client, self.NOTHING)

@@ -108,13 +108,13 @@ class TestWeights:
     TWO_SERVICES = RULES.add("- route: [{destination: {host: single}, weight: 1}, {destination: {host: api.outside.test}, weight: 1}]")
 
     def test_requests_follow_the_weights(self, client: Pod) -> None:
-        seen = client.many("http://app/", 200, host=self.QUARTER)
-        assert 0.12 < seen["app-v2"] / 200 < 0.4
-        assert sum(seen.values()) == seen["app-v1"] + seen["app-v2"] == 200
+        seen = client.many("http://app/", 400, host=self.QUARTER)
+        assert 0.12 < seen["app-v2"] / 400 < 0.4
+        assert sum(seen.values()) == seen["app-v1"] + seen["app-v2"] == 400
 
     def test_weights_are_relative_to_their_sum(self, client: Pod) -> None:
-        seen = client.many("http://app/", 100, host=self.SMALL)
-        assert 0.25 < seen["app-v1"] / 100 < 0.75
+        seen = client.many("http://app/", 200, host=self.SMALL)
+        assert 0.25 < seen["app-v1"] / 200 < 0.75
 
     @pytest.mark.parametrize("host", [ZERO, ABSENT])
     def test_no_weight_among_several_gets_nothing(self, client: Pod, host: str) -> None:

@@ -55,7 +55,7 @@ class TestTcp:
         app.apply(rule("[{match: [{port: 3306}], route: [{destination: {host: other, port: {number: 3306}}}]}]"))
         client = app.pod("client")
         assert servers(client, "app", 3306) == {"other-v1": 6}
-        assert servers(client, "app", 33060, 20).keys() == {"app-v1", "app-v2"}
+        assert servers(client, "app", 33060, 40).keys() == {"app-v1", "app-v2"}
 
     def test_a_port(self, app: Mesh) -> None:
         app.apply(rule(f"[{{match: [{{port: 33060}}], {TO_V1}}}, {{{TO_V2}}}]"))
@@ -80,8 +80,8 @@ class TestTcp:
             {route: [{destination: {host: app, subset: v1}, weight: 0}, {destination: {host: app, subset: v2}, weight: 1}]}]""")
         )
         client = app.pod("client")
-        seen = servers(client, "app", 3306, 100)
-        assert 60 <= seen["app-v1"] < 97
+        seen = servers(client, "app", 3306, 200)
+        assert 120 <= seen["app-v1"] < 192
         assert seen.keys() == {"app-v1", "app-v2"}
         assert servers(client, "app", 33060) == {"app-v2": 6}
 
@@ -133,7 +133,7 @@ class TestTcp:
         app.apply(rule(f"[{{match: [{{port: 3306}}], {TO_V1}}}]"))
         client = app.pod("client")
         assert servers(client, "app", 3306) == {"app-v1": 6}
-        assert servers(client, "app", 33060, 20).keys() == {"app-v1", "app-v2"}
+        assert servers(client, "app", 33060, 40).keys() == {"app-v1", "app-v2"}
 
     def test_connections_to_what_does_not_exist_are_closed(self, app: Mesh) -> None:
         app.apply(rule("[{route: [{destination: {host: nobody}}]}]"))
@@ -159,12 +159,12 @@ class TestTcp:
 
     def test_http_rules_are_not_for_tcp_ports(self, app: Mesh) -> None:
         app.apply(rule("[{directResponse: {status: 418}}]", kind="http"))
-        assert servers(app.pod("client"), "app", 3306, 20).keys() == {"app-v1", "app-v2"}
+        assert servers(app.pod("client"), "app", 3306, 40).keys() == {"app-v1", "app-v2"}
 
     def test_tcp_rules_are_not_for_http_ports(self, app: Mesh) -> None:
         app.service("web", ("v1", "v2"))
         app.apply(rule("[{route: [{destination: {host: other}}]}]", "[web]"))
-        assert app.pod("client").many("http://web/", 20).keys() == {"web-v1", "web-v2"}
+        assert app.pod("client").many("http://web/", 40).keys() == {"web-v1", "web-v2"}
 
     def test_a_port_whose_protocol_is_not_declared_has_rules_of_both_kinds(self, app: Mesh) -> None:
         app.service("auto", ports=[{"name": "any", "port": 9090, "targetPort": 9090}])
@@ -191,7 +191,7 @@ class TestTcp:
     def test_a_rule_that_leads_to_a_headless_service(self, app: Mesh) -> None:
         app.service("pods", {"v1": 2}, TCP, headless=True)
         app.apply(rule("[{match: [{port: 3306}], route: [{destination: {host: pods}}]}]"))
-        assert servers(app.pod("client"), "app", 3306, 20).keys() == {"pods-v1-0", "pods-v1-1"}
+        assert servers(app.pod("client"), "app", 3306, 40).keys() == {"pods-v1-0", "pods-v1-1"}
 
     def test_rules_of_all_kinds_are_each_for_their_ports(self, app: Mesh) -> None:
         ports = [
@@ -256,13 +256,13 @@ class TestTcp:
 
     def test_a_rule_comes_changes_and_goes(self, app: Mesh) -> None:
         client = app.pod("client")
-        assert servers(client, "app", 3306, 20).keys() == {"app-v1", "app-v2"}
+        assert servers(client, "app", 3306, 40).keys() == {"app-v1", "app-v2"}
         app.apply(rule(f"[{{{TO_V1}}}]"))
         eventually(lambda: servers(client, "app", 3306) == {"app-v1": 6})
         app.apply(rule(f"[{{{TO_V2}}}]"))
         eventually(lambda: servers(client, "app", 3306) == {"app-v2": 6})
         app.delete("VirtualService", "rule")
-        eventually(lambda: servers(client, "app", 3306, 20).keys() == {"app-v1", "app-v2"})
+        eventually(lambda: servers(client, "app", 3306, 40).keys() == {"app-v1", "app-v2"})
 
 
 class TestTls:

@@ -177,10 +177,9 @@ def test_the_control_plane_is_started_again(mesh: Mesh) -> None:
     client = mesh.pod("client")
     changes = [f"{kind}_{what}" for kind in ("cluster_manager.cluster", "listener_manager.listener") for what in ("added", "modified")]
     with calling(client, "http://web/") as calls:
-        mesh.world.stop()
-        until(calls, lambda: client.stat("control_plane.connected_state") == 0, "the control plane to be gone")
-        before = [client.stat(name) for name in changes]
-        mesh.world.start()
+        with mesh.world.abandoned():
+            until(calls, lambda: client.stat("control_plane.connected_state") == 0, "the control plane to be gone")
+            before = [client.stat(name) for name in changes]
         until(calls, lambda: client.stat("control_plane.connected_state") == 1, "the control plane to be back")
         assert [client.stat(name) for name in changes] == before
         mesh.service("late")

@@ -110,7 +110,7 @@ def test_a_rule_that_never_was_valid_harms_no_other(app: Mesh) -> None:
     app.apply(split(100, 0).replace("weight: 100", "weight: -1"), quiet=True)
     app.service("other")
     client = app.pod("client")
-    assert client.many("http://app/", 20).keys() == {"app-v1", "app-v2"}
+    assert client.many("http://app/", 40).keys() == {"app-v1", "app-v2"}
     assert client.get("http://other/").server == "other-v1"
 
 

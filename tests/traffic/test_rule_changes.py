@@ -4,6 +4,7 @@ import contextlib
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -194,19 +195,22 @@ def test_a_held_request_is_answered_though_its_rule_changes(mesh: Mesh, client: 
     mesh.put(route(v1=100))
     client.settle()
     applications = reviews.applications.values()
-    answers: list[str] = []
-    thread = threading.Thread(target=lambda: answers.append(client.get("http://reviews/", {"x-hold": "1"}).server))
-    thread.start()
-    eventually(lambda: sum(a.held for a in applications) == 1)
-    mesh.put(rule("v1", loadBalancer={"simple": "RANDOM"}))
-    client.settle()
-    mesh.delete("VirtualService", "reviews")
-    mesh.delete("DestinationRule", "reviews")
-    client.settle()
     for application in applications:
-        application.release.set()
-    thread.join()
-    assert answers[0] in V1
+        application.release.clear()
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(client.get, "http://reviews/", {"x-hold": "1"})
+        try:
+            eventually(lambda: sum(a.held for a in applications) == 1)
+            mesh.put(rule("v1", loadBalancer={"simple": "RANDOM"}))
+            client.settle()
+            mesh.delete("VirtualService", "reviews")
+            mesh.delete("DestinationRule", "reviews")
+            client.settle()
+            client.settle()
+        finally:
+            for application in applications:
+                application.release.set()
+    assert asked.result().server in V1
 
 
 def test_new_connections_follow_the_rules_and_none_is_refused(mesh: Mesh, client: Pod) -> None:
@@ -239,7 +243,6 @@ def test_an_open_tcp_connection_outlives_changes_of_its_rule(mesh: Mesh, client:
     service = mesh.service("bytes", {"v1": 1}, [{"name": "tcp", "port": 9000}])
     client.settle()
     with client.connect("bytes", 9000) as connection:
-        connection.settimeout(20)
         first = exchange(connection, b"one")
         mesh.put({**rule(), "spec": {"host": "bytes", "trafficPolicy": {"loadBalancer": {"simple": "RANDOM"}}}})
         client.settle()

@@ -166,7 +166,6 @@ def test_tls_of_the_application_passes_through(declared: Declared, port: str) ->
 @pytest.mark.parametrize("port", SERVER_FIRST_PORTS)
 def test_on_ports_of_server_first_protocols_the_server_may_speak_first(declared: Declared, port: int) -> None:
     with declared.client.connect(declared.services[port].host, port) as connection:
-        connection.settimeout(20)
         assert connection.recv(5) == b"hello"
 
 
@@ -354,7 +353,7 @@ def test_endpoints_of_several_slices_add_up(mesh: Mesh) -> None:
     first, second = found["endpoints"]
     mesh.put({**found, "endpoints": [first]}, quiet=True)
     mesh.put({**found, "metadata": {**found["metadata"], "name": "web-2"}, "endpoints": [second, first]})
-    assert set(mesh.pod("client").many("http://web/", 20)) == {"web-v1-0", "web-v1-1"}
+    assert set(mesh.pod("client").many("http://web/", 40)) == {"web-v1-0", "web-v1-1"}
 
 
 # Endpoints
@@ -375,7 +374,7 @@ def test_only_ready_endpoints_are_called(mesh: Mesh) -> None:
 def test_unready_endpoints_are_called_where_the_service_says_so(mesh: Mesh) -> None:
     web = mesh.service("web", {"v1": 2}, spec={"publishNotReadyAddresses": True})
     endpoints(mesh, web, {"web-v1-0": READY, "web-v1-1": {"ready": False}})
-    assert set(mesh.pod("client").many("http://web/", 20)) == {"web-v1-0", "web-v1-1"}
+    assert set(mesh.pod("client").many("http://web/", 40)) == {"web-v1-0", "web-v1-1"}
 
 
 def test_a_service_without_endpoints_answers_503(mesh: Mesh) -> None:
@@ -557,7 +556,6 @@ def test_ports_that_no_service_has_are_passed_on_to_the_application(pair: Pair) 
 def test_a_caller_without_a_sidecar_is_served(pair: Pair) -> None:
     """From the world, which knows nothing of the mesh."""
     with contextlib.closing(pair.mesh.world.namespace.connect(pair.server.address, 8080)) as connection:
-        connection.settimeout(20)
         connection.sendall(b"GET / HTTP/1.1\r\nhost: anything\r\nconnection: close\r\n\r\n")
         assert b"200 OK" in connection.recv(65536)
 

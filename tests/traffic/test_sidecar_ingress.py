@@ -121,8 +121,10 @@ def held(stage: Stage, count: int) -> Counter[int]:
     application.release.clear()
     with ThreadPoolExecutor(count) as pool:
         asked = [pool.submit(stage.client.get, "http://server/", {"x-hold": "1"}) for _ in range(count)]
-        eventually(lambda: application.held and sum(a.done() for a in asked) + LIMIT >= count)
-        application.release.set()
+        try:
+            eventually(lambda: application.held and sum(a.done() for a in asked) + LIMIT >= count)
+        finally:
+            application.release.set()
         return Counter(a.result().status for a in asked)
 
 

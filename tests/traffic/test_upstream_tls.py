@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from support.certificates import Authority
-from support.traffic import Mesh, Pod, World, eventually
+from support.traffic import SECONDS, Mesh, Pod, World, eventually
 
 PLAIN = ({"name": "http", "port": 80, "targetPort": 8443},)
 TCP = ({"name": "tcp", "port": 9000, "targetPort": 9443},)
@@ -228,11 +228,11 @@ class TestTunnel:
     def test_by_post(self, mesh: Mesh) -> None:
         client = self.stage(mesh, "post", "{protocol: POST, targetHost: far.example.com, targetPort: 443}", POSTS)
         with mesh.world.namespace.listen("0.0.0.0", POSTS) as listening, client.connect("post.test", 9000) as connection:
-            connection.settimeout(20)
             connection.sendall(b"hello")
+            listening.settimeout(SECONDS)
             made, _ = listening.accept()
             with made, made.makefile("rb") as stream:
-                made.settimeout(20)
+                made.settimeout(SECONDS)
                 head = [line.decode().strip().lower() for line in iter(stream.readline, b"\r\n")]
                 made.sendall(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nhi\r\n")
                 body = [stream.readline().strip(), stream.readline().strip()]

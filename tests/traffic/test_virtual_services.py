@@ -233,7 +233,7 @@ class TestHosts:
         app.service("pods", {"v1": 2}, headless=True)
         app.apply(rule("[app]", "", target="pods"))
         client = app.pod("client")
-        assert client.many("http://app/", 20).keys() == {"pods-v1-0", "pods-v1-1"}
+        assert client.many("http://app/", 40).keys() == {"pods-v1-0", "pods-v1-1"}
 
     def test_the_alias_of_a_service(self, app: Mesh) -> None:
         target = f"app.{app.namespace}.svc.cluster.local"
