@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from uuid import uuid4
 
 import pytest
-from support.route_rig import CLIENT, Rig, Rules, running
+from support.route_rig import CLIENT, Rig, Rules
 from support.seen import Seen, entry, headless, service
 
 from xds import pb
@@ -73,8 +73,8 @@ def matching(conditions: str, client: Client = CLIENT) -> str:
 
 
 @pytest.fixture(scope="module")
-def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
-    with running(RULES, tmp_path_factory.mktemp("envoy")) as rig:
+def mesh() -> Iterator[Rig]:
+    with Rig(RULES) as rig:
         yield rig
 
 
@@ -474,11 +474,11 @@ class TestRetries:
     def test_per_try_timeout(self, mesh: Rig) -> None:
         # Whether the server has heard of a try that was ended is another matter: it may have been too slow.
         counters = [f"cluster.outbound|80||app.{K8S}.upstream_rq_{what}" for what in ("per_try_timeout", "retry")]
-        before = [mesh.stat(name) for name in counters]
+        before = [mesh.envoy.stat(name) for name in counters]
         reply = mesh.call(self.PER_TRY, x_wait=LONG)
         assert reply.status == 504
         assert reply.seconds > 0.35
-        assert [mesh.stat(name) - known for name, known in zip(counters, before, strict=True)] == [2, 1]
+        assert [mesh.envoy.stat(name) - known for name, known in zip(counters, before, strict=True)] == [2, 1]
 
     def test_per_try_timeout_without_retries_ends_the_only_try(self, mesh: Rig) -> None:
         assert mesh.call(self.ONE_TRY, x_wait=LONG).status == 504

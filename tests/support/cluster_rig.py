@@ -9,6 +9,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import socket
 import socketserver
 import subprocess
@@ -149,13 +150,18 @@ class Envoy:
         command += ["--log-level", "warn", "--concurrency", "1", "--disable-hot-restart"]
         with (self._directory / "log").open("wb") as out:
             self._process = subprocess.Popen(command, stdout=out, stderr=out)
-        self.eventually(lambda: admin.exists() and bool(admin.read_text()))
+        try:
+            self.eventually(lambda: admin.exists() and bool(admin.read_text()))
+        except BaseException:
+            self.__exit__()
+            raise
         self._admin = int(admin.read_text().rpartition(":")[2])
         return self
 
     def __exit__(self, *_: object) -> None:
         self._process.kill()
         self._process.wait()
+        shutil.rmtree(self._directory)
 
     @property
     def log(self) -> str:

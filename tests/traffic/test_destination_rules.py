@@ -37,11 +37,8 @@ def found(pod: Pod, host: str) -> str:
 
 @pytest.fixture(scope="module")
 def mesh(world: World) -> Iterator[Mesh]:
-    mesh = Mesh(world)
-    try:
+    with Mesh(world) as mesh:
         yield mesh
-    finally:
-        mesh.close()
 
 
 class TestWhichApplies:

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 from support.traffic import Mesh, Pod, eventually
-from support.traffic_rules import SUBSETS
+from support.traffic_rules import SUBSETS, TO_V1, TO_V2, virtual_service
 
 TCP = ({"name": "tcp", "port": 3306},)
 TWO = ({"name": "tcp", "port": 3306}, {"name": "tcp-admin", "port": 33060})
@@ -24,19 +24,7 @@ def app(mesh: Mesh) -> Mesh:
 
 
 def rule(routes: str, hosts: str = "[app]", kind: str = "tcp", more: str = "") -> str:
-    return f"""
-    apiVersion: networking.istio.io/v1
-    kind: VirtualService
-    metadata: {{name: rule}}
-    spec:
-      hosts: {hosts}
-      {more}
-      {kind}: {routes}
-    """
-
-
-TO_V1 = "route: [{destination: {host: app, subset: v1}}]"
-TO_V2 = "route: [{destination: {host: app, subset: v2}}]"
+    return virtual_service("rule", routes, hosts=hosts, kind=kind, more=more)
 
 
 def servers(client: Pod, host: str, port: int, count: int = 6) -> Counter[str]:

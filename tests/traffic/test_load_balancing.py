@@ -14,11 +14,8 @@ EJECTING = "outlierDetection: {consecutive5xxErrors: 1, interval: 20ms, baseEjec
 
 @pytest.fixture(scope="module")
 def mesh(world: World) -> Iterator[Mesh]:
-    mesh = Mesh(world)
-    try:
+    with Mesh(world) as mesh:
         yield mesh
-    finally:
-        mesh.close()
 
 
 def rule(host: str, policy: str, name: str = "") -> str:

@@ -11,25 +11,15 @@ import pytest
 import yaml
 from support.applications import Call
 from support.sidecars import sidecar
-from support.traffic import SILENT, UNKNOWN, Mesh, Pod, World, eventually, running
+from support.traffic import SILENT, UNKNOWN, Mesh, Pod, World, eventually
 
 from xds.mesh.model import Locality
 
 
-@pytest.fixture(scope="module")
-def own_world() -> Iterator[World]:
-    """A mesh of its own, as its settings are everyone's."""
-    with running() as world:
-        yield world
-
-
 @pytest.fixture
 def mesh(own_world: World) -> Iterator[Mesh]:
-    mesh = Mesh(own_world)
-    try:
+    with Mesh(own_world) as mesh:
         yield mesh
-    finally:
-        mesh.close()
 
 
 def settings(mesh: Mesh, **config: Any) -> None:

@@ -24,34 +24,31 @@ CONFIG = """
 
 @pytest.fixture(scope="module")
 def mesh(world: World) -> Iterator[Mesh]:
-    mesh = Mesh(world)
-    for name in ("bare", "empty", "pooled", "ported"):
-        mesh.service(name, ports=PORTS)
-    mesh.apply(CONFIG, quiet=True)
-    mesh.apply("""
-        apiVersion: networking.istio.io/v1
-        kind: DestinationRule
-        metadata: {name: empty}
-        spec: {host: empty, trafficPolicy: {loadBalancer: {simple: RANDOM}}}
-        ---
-        apiVersion: networking.istio.io/v1
-        kind: DestinationRule
-        metadata: {name: pooled}
-        spec: {host: pooled, trafficPolicy: {connectionPool: {http: {h2UpgradePolicy: DO_NOT_UPGRADE}, tcp: {connectTimeout: 2s}}}}
-        ---
-        apiVersion: networking.istio.io/v1
-        kind: DestinationRule
-        metadata: {name: ported}
-        spec:
-          host: ported
-          trafficPolicy:
-            connectionPool: {http: {h2UpgradePolicy: DO_NOT_UPGRADE}}
-            portLevelSettings: [{port: {number: 8000}, loadBalancer: {simple: RANDOM}}]
-    """)
-    try:
+    with Mesh(world) as mesh:
+        for name in ("bare", "empty", "pooled", "ported"):
+            mesh.service(name, ports=PORTS)
+        mesh.apply(CONFIG, quiet=True)
+        mesh.apply("""
+            apiVersion: networking.istio.io/v1
+            kind: DestinationRule
+            metadata: {name: empty}
+            spec: {host: empty, trafficPolicy: {loadBalancer: {simple: RANDOM}}}
+            ---
+            apiVersion: networking.istio.io/v1
+            kind: DestinationRule
+            metadata: {name: pooled}
+            spec: {host: pooled, trafficPolicy: {connectionPool: {http: {h2UpgradePolicy: DO_NOT_UPGRADE}, tcp: {connectTimeout: 2s}}}}
+            ---
+            apiVersion: networking.istio.io/v1
+            kind: DestinationRule
+            metadata: {name: ported}
+            spec:
+              host: ported
+              trafficPolicy:
+                connectionPool: {http: {h2UpgradePolicy: DO_NOT_UPGRADE}}
+                portLevelSettings: [{port: {number: 8000}, loadBalancer: {simple: RANDOM}}]
+        """)
         yield mesh
-    finally:
-        mesh.close()
 
 
 @pytest.fixture(scope="module")

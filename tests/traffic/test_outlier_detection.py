@@ -33,8 +33,8 @@ DETECTIONS = {
 class Stage:
     """A client, and the services of `DETECTIONS` under rules that retry nothing. Of `*.test`, one endpoint refuses connections."""
 
-    def __init__(self, world: World) -> None:
-        self.mesh = Mesh(world)
+    def __init__(self, mesh: Mesh) -> None:
+        self.mesh = mesh
         self.services: dict[str, Service] = {}
         for name in DETECTIONS:
             self.add(name, name)
@@ -88,11 +88,8 @@ class Stage:
 
 @pytest.fixture(scope="module")
 def stage(world: World) -> Iterator[Stage]:
-    stage = Stage(world)
-    try:
-        yield stage
-    finally:
-        stage.mesh.close()
+    with Mesh(world) as mesh:
+        yield Stage(mesh)
 
 
 class TestWhatCounts:

@@ -3,7 +3,7 @@
 import pytest
 from support.calling import calling
 from support.traffic import Mesh, Pod, eventually
-from support.traffic_rules import SUBSETS
+from support.traffic_rules import SUBSETS, TO_V1, TO_V2, virtual_service
 
 
 def split(v1: int | str, v2: int | str) -> str:
@@ -123,14 +123,7 @@ def test_an_unknown_field_is_told_and_the_rest_is_served(app: Mesh) -> None:
 
 def test_a_destination_that_comes_later_is_used_when_it_is_there(mesh: Mesh) -> None:
     mesh.service("app")
-    mesh.apply("""
-        apiVersion: networking.istio.io/v1
-        kind: VirtualService
-        metadata: {name: app}
-        spec:
-          hosts: [app]
-          http: [{route: [{destination: {host: later}}]}]
-    """)
+    mesh.apply(virtual_service("app", "[{route: [{destination: {host: later}}]}]", hosts="[app]"))
     client = mesh.pod("client")
     assert client.get("http://app/").status == 503
     mesh.service("later")
@@ -142,17 +135,7 @@ def test_a_caller_s_rule_comes_and_goes_with_its_conditions(app: Mesh) -> None:
     client, other = app.pod("client", {"tier": "front"}), app.pod("other", {"tier": "back"})
 
     def rule(condition: str) -> str:
-        return f"""
-        apiVersion: networking.istio.io/v1
-        kind: VirtualService
-        metadata: {{name: app}}
-        spec:
-          hosts: [app]
-          http:
-          - match: [{{{condition}}}]
-            route: [{{destination: {{host: app, subset: v2}}}}]
-          - route: [{{destination: {{host: app, subset: v1}}}}]
-        """
+        return virtual_service("app", f"[{{match: [{{{condition}}}], {TO_V2}}}, {{{TO_V1}}}]", hosts="[app]")
 
     app.apply(rule("sourceLabels: {tier: front}"))
     eventually(lambda: only(client, "v2") and only(other, "v1"))
@@ -165,17 +148,7 @@ def test_a_caller_s_rule_comes_and_goes_with_its_conditions(app: Mesh) -> None:
 
 
 def test_a_caller_whose_labels_change_is_routed_by_its_new_ones(app: Mesh) -> None:
-    app.apply("""
-        apiVersion: networking.istio.io/v1
-        kind: VirtualService
-        metadata: {name: app}
-        spec:
-          hosts: [app]
-          http:
-          - match: [{sourceLabels: {tier: front}}]
-            route: [{destination: {host: app, subset: v2}}]
-          - route: [{destination: {host: app, subset: v1}}]
-    """)
+    app.apply(virtual_service("app", f"[{{match: [{{sourceLabels: {{tier: front}}}}], {TO_V2}}}, {{{TO_V1}}}]", hosts="[app]"))
     client = app.pod("client", {"tier": "back"})
     assert only(client, "v1")
     app.objects["Pod", app.namespace, "client"]["metadata"]["labels"]["tier"] = "front"

@@ -71,11 +71,8 @@ def calling(client: Pod, url: str) -> Iterator[Calling]:
 
 @pytest.fixture(scope="module")
 def world_mesh(world: World) -> Iterator[Mesh]:
-    mesh = Mesh(world)
-    try:
+    with Mesh(world) as mesh:
         yield mesh
-    finally:
-        mesh.close()
 
 
 @pytest.fixture(scope="module")

@@ -16,11 +16,8 @@ SUBSETS = "subsets: [{name: v1, labels: {version: v1}}, {name: v2, labels: {vers
 
 @pytest.fixture(scope="module")
 def mesh(world: World) -> Iterator[Mesh]:
-    mesh = Mesh(world)
-    try:
+    with Mesh(world) as mesh:
         yield mesh
-    finally:
-        mesh.close()
 
 
 def routed(host: str, tls: str) -> str:

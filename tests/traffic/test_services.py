@@ -131,11 +131,8 @@ class Declared:
 
 @pytest.fixture(scope="module")
 def declared(world: World) -> Iterator[Declared]:
-    mesh = Mesh(world)
-    try:
+    with Mesh(world) as mesh:
         yield Declared(mesh)
-    finally:
-        mesh.close()
 
 
 @pytest.mark.parametrize(("port", "protocol"), HTTP_PORTS.items())
@@ -506,11 +503,8 @@ class Pair:
 
 @pytest.fixture(scope="module")
 def pair(world: World) -> Iterator[Pair]:
-    mesh = Mesh(world)
-    try:
+    with Mesh(world) as mesh:
         yield Pair(mesh)
-    finally:
-        mesh.close()
 
 
 def test_a_servers_sidecar_takes_http(pair: Pair) -> None:

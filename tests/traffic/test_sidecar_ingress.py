@@ -42,11 +42,8 @@ class Stage:
 
 @pytest.fixture(scope="module")
 def shared(world: World) -> Iterator[Stage]:
-    mesh = Mesh(world)
-    try:
+    with Mesh(world) as mesh:
         yield Stage(mesh)
-    finally:
-        mesh.close()
 
 
 @pytest.fixture

@@ -53,38 +53,35 @@ RULES = {
 
 @pytest.fixture(scope="module")
 def mesh(world: World, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
-    mesh = Mesh(world)
-    files = Files(world, world.directory)
-    for name, tls in RULES.items():
-        ports = HTTP2 if name == "http2" else TCP if name.startswith("tcp") else PLAIN
-        server = mesh.application(name, ports=[8443, 9443])
-        entry = f"""
-            apiVersion: networking.istio.io/v1
-            kind: ServiceEntry
-            metadata: {{name: {name}}}
-            spec:
-              hosts: [{name}.example.com]
-              addresses: [{_address(name)}]
-              ports: [{{name: {ports[0]["name"]}, number: {ports[0]["port"]}, protocol: {str(ports[0]["name"]).upper()}}}]
-              resolution: STATIC
-              endpoints: [{{address: {server.address}, ports: {{{ports[0]["name"]}: {ports[0]["targetPort"]}}}}}]
-        """
-        mesh.name(f"{name}.example.com", _address(name))
-        mesh.apply(entry, quiet=True)
-        mesh.apply(
-            f"""
-            apiVersion: networking.istio.io/v1
-            kind: DestinationRule
-            metadata: {{name: {name}}}
-            spec: {{host: {name}.example.com, trafficPolicy: {{tls: {{{tls.format_map(vars(files))}}}}}}}
-        """,
-            quiet=True,
-        )
-    mesh.write()
-    try:
+    with Mesh(world) as mesh:
+        files = Files(world, world.directory)
+        for name, tls in RULES.items():
+            ports = HTTP2 if name == "http2" else TCP if name.startswith("tcp") else PLAIN
+            server = mesh.application(name, ports=[8443, 9443])
+            entry = f"""
+                apiVersion: networking.istio.io/v1
+                kind: ServiceEntry
+                metadata: {{name: {name}}}
+                spec:
+                  hosts: [{name}.example.com]
+                  addresses: [{_address(name)}]
+                  ports: [{{name: {ports[0]["name"]}, number: {ports[0]["port"]}, protocol: {str(ports[0]["name"]).upper()}}}]
+                  resolution: STATIC
+                  endpoints: [{{address: {server.address}, ports: {{{ports[0]["name"]}: {ports[0]["targetPort"]}}}}}]
+            """
+            mesh.name(f"{name}.example.com", _address(name))
+            mesh.apply(entry, quiet=True)
+            mesh.apply(
+                f"""
+                apiVersion: networking.istio.io/v1
+                kind: DestinationRule
+                metadata: {{name: {name}}}
+                spec: {{host: {name}.example.com, trafficPolicy: {{tls: {{{tls.format_map(vars(files))}}}}}}}
+            """,
+                quiet=True,
+            )
+        mesh.write()
         yield mesh
-    finally:
-        mesh.close()
 
 
 def _address(name: str) -> str:

@@ -8,25 +8,15 @@ from typing import Any
 
 import pytest
 import yaml
-from support.traffic import UNKNOWN, Mesh, Pod, World, eventually, running
+from support.traffic import UNKNOWN, Mesh, Pod, World, eventually
 
 PORTS = ({"name": "http", "port": 80, "targetPort": 8080}, {"name": "http-other", "port": 8080, "targetPort": 8080})
 
 
-@pytest.fixture(scope="module")
-def own_world() -> Iterator[World]:
-    """A mesh of its own: its control plane is restarted, and its settings are everyone's."""
-    with running() as world:
-        yield world
-
-
 @pytest.fixture
 def mesh(own_world: World) -> Iterator[Mesh]:
-    mesh = Mesh(own_world)
-    try:
+    with Mesh(own_world) as mesh:
         yield mesh
-    finally:
-        mesh.close()
 
 
 @pytest.fixture(params=["whole", "pieces"])

@@ -2,21 +2,13 @@
 
 import pytest
 from support.traffic import Mesh, Pod, eventually
+from support.traffic_rules import virtual_service
 
 
 def rule(hosts: str, subset: str, *, name: str = "rule", namespace: str = "", target: str = "app", more: str = "") -> str:
     """A VirtualService that sends the calls to `hosts` (a YAML list) to a version of `app`, and says so in the answer."""
-    return f"""
-    apiVersion: networking.istio.io/v1
-    kind: VirtualService
-    metadata: {{name: {name}{f", namespace: {namespace}" if namespace else ""}}}
-    spec:
-      hosts: {hosts}
-      {more}
-      http:
-      - headers: {{response: {{set: {{x-rule: {name}}}}}}}
-        route: [{{destination: {{host: {target}, subset: "{subset}"}}}}]
-    """
+    route = f"headers: {{response: {{set: {{x-rule: {name}}}}}}}, route: [{{destination: {{host: {target}, subset: '{subset}'}}}}]"
+    return virtual_service(name, f"[{{{route}}}]", hosts=hosts, namespace=namespace, more=more)
 
 
 def subsets(host: str, namespace: str = "") -> str:
