@@ -130,6 +130,7 @@ def caller(mesh: Mesh) -> Iterator[Callable[[], dict[str, Any]]]:
     mesh.apply(bookinfo.manifests(bookinfo.pod("caller", "-Ic", bookinfo.program("caller"), "http://reviews:9080/")))
     mesh.node.kubectl("-n", "shop", "wait", "pod/caller", "--for=condition=Ready", "--timeout=180s")
     report = f"http://{mesh.node.get('pod', '-n', 'shop', 'caller')['status']['podIP']}:9090/"
+    mesh.node.until(lambda: isinstance(mesh.call(report)[0], dict), "the caller to tell")  # it is Ready before it listens
     yield lambda: mesh.call(report)[0]
     mesh.node.kubectl("-n", "shop", "delete", "pod", "caller", "--wait=false")
 
