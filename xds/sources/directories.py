@@ -78,12 +78,12 @@ class Followed:
 
     async def _watch(self, directory: str, recursive: bool) -> None:
         """Note what events name."""
-        async for changed in _changes(directory, recursive, self._rescan_seconds):
+        async for changed in changes(directory, recursive, self._rescan_seconds):
             self._named |= changed
             self._wake.set()
 
 
-async def _changes(directory: str, recursive: bool, pause: float) -> AsyncIterator[set[str]]:
+async def changes(directory: str, recursive: bool, pause: float) -> AsyncIterator[set[str]]:
     """What events in a directory name, as absolute paths, from the first time when the watch has begun; nothing every `pause` seconds.
 
     Begins anew where the directory was replaced by another of its name.

@@ -76,9 +76,13 @@ class Agent:
 
     async def _keep_in_force(self) -> None:
         """Install the plugin, and again whenever it was removed, as happens where another writes the node's configuration anew."""
-        watched = (str(self.chain.configurations), str(self.chain.programs))
-        async for _ in changes(watched, recursive=False, pause=LOOK_SECONDS):
-            self._install()
+        async def keep(directory: Path) -> None:
+            async for _ in changes(str(directory), recursive=False, pause=LOOK_SECONDS):
+                self._install()
+
+        async with asyncio.TaskGroup() as tasks:
+            for directory in (self.chain.configurations, self.chain.programs):
+                tasks.create_task(keep(directory))
 
     def _install(self) -> None:
         before = self.in_force
