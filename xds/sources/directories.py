@@ -145,10 +145,11 @@ def _present(roots: Iterable[str], suffixes: tuple[str, ...]) -> tuple[dict[str,
                 with os.scandir(path) as entries:
                     todo += [entry.path for entry in entries if _is_wanted(entry, suffixes)]
         except FileNotFoundError:
-            if path in roots:
-                hidden.append(path)
+            pass
         except OSError:
             hidden.append(path)
+    # One that is moved away meanwhile is missing what was below it first.
+    hidden += [root for root in roots if _identity(root) is None]
     return found, hidden
 
 
