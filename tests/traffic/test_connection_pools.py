@@ -63,7 +63,7 @@ class Stage:
             metadata: {{name: silent}}
             spec:
               hosts: [silent.test]
-              ports: [{{number: 80, name: http, protocol: HTTP}}]
+              ports: [{{number: 80, name: http, protocol: HTTP}}, {{number: 7000, name: tcp, protocol: TCP}}]
               resolution: STATIC
               endpoints: [{{address: {SILENT}}}]
         """)
@@ -165,6 +165,10 @@ class TestTimes:
         reply = stage.client.get("http://silent.test/")
         assert reply.status == 503
         assert "upstream_reset_before_response_started{connection_timeout}" in reply.body or "connection timeout" in reply.body
+
+    def test_so_is_a_tcp_connection_and_it_is_not_tried_again(self, stage: Stage) -> None:
+        assert stage.client.tcp("silent.test", 7000) is None
+        assert stage.client.stat("cluster.outbound|7000||silent.test.upstream_cx_connect_timeout") == 1
 
     def test_an_idle_http_connection_is_closed(self, stage: Stage) -> None:
         application = stage.services["idle"]["v1"]

@@ -31,7 +31,8 @@ def dynamic_forward_proxy(chain: Chain) -> "NetworkFilter | None":
     return network_filter("envoy.filters.network.sni_dynamic_forward_proxy", config)
 
 
-# A connection that an endpoint refuses is tried with another: nothing of it has been sent yet. As often as HTTP by default (Istio).
+# A connection that an endpoint refuses is tried with another: nothing of it has been sent yet. As often as HTTP by default (Istio), but
+# not where a rule says how long connecting may take: an endpoint that does not answer at all would take that several times.
 CONNECT_ATTEMPTS = 3
 
 ORDER: tuple[Callable[[Chain], "NetworkFilter | None"], ...] = (dynamic_forward_proxy,)
@@ -45,14 +46,14 @@ def network_filters(chain: Chain, last: "NetworkFilter") -> "list[NetworkFilter]
 def tcp_proxy(chain: Chain, stat_prefix: str, clusters: Sequence[tuple[str, int]], policy: TrafficPolicy | None = None) -> "NetworkFilter":
     """Forwards bytes to `clusters`, by weight where there are several; `policy` is the destination's."""
     fields: TcpProxy = {"stat_prefix": stat_prefix, "access_log": access_logs(chain)}
-    if not chain.inbound:
-        fields["max_connect_attempts"] = {"value": CONNECT_ATTEMPTS}
     if len(clusters) == 1:
         fields["cluster"] = clusters[0][0]
     else:
         fields["weighted_clusters"] = {"clusters": [{"name": name, "weight": weight} for name, weight in clusters]}
     if policy is not None:
         tcp = policy.connection_pool and policy.connection_pool.tcp
+        if not tcp or tcp.connect_timeout is None:
+            fields["max_connect_attempts"] = {"value": CONNECT_ATTEMPTS}
         if tcp:
             fields["idle_timeout"] = tcp.idle_timeout
             fields["max_downstream_connection_duration"] = tcp.max_connection_duration
