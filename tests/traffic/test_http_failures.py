@@ -83,6 +83,18 @@ class TestTimeout:
         assert call is not None
         assert call.header("x-envoy-expected-rq-timeout-ms") == timeout
 
+    @pytest.mark.parametrize("headers", [{}, {"x-forwarded-for": "192.0.2.1", "x-forwarded-proto": "https"}])
+    @pytest.mark.parametrize("host", [LONG, NONE])
+    def test_a_caller_may_set_its_own(self, client: Pod, host: str, headers: Mapping[str, str]) -> None:
+        """Istio: task "Request Timeouts": overridden for one request by a header of the application's."""
+        assert client.get("http://app/", {**headers, "x-hold": "1", "x-envoy-upstream-rq-timeout-ms": "200"}, host=host).status == 504
+
+    def test_a_caller_s_own_may_be_the_longer_one(self, client: Pod) -> None:
+        call = client.get("http://app/", {"x-envoy-upstream-rq-timeout-ms": "60000", "x-forwarded-proto": "https"}, host=self.SHORT).call
+        assert call is not None
+        told = {name: value for name, value in call.headers if name.endswith(("-timeout-ms", "-proto"))}
+        assert told == {"x-envoy-expected-rq-timeout-ms": "60000", "x-forwarded-proto": "https"}
+
 
 class TestRetries:
     @staticmethod

@@ -81,6 +81,8 @@ NAMES = {
     "Cors": "envoy.extensions.filters.http.cors.v3.Cors",
     "CorsPolicy": "envoy.extensions.filters.http.cors.v3.CorsPolicy",
     "Fault": "envoy.extensions.filters.http.fault.v3.HTTPFault",
+    "HeaderMutation": "envoy.extensions.filters.http.header_mutation.v3.HeaderMutation",
+    "EarlyHeaderMutation": "envoy.extensions.http.early_header_mutation.header_mutation.v3.HeaderMutation",
     "GrpcStats": "envoy.extensions.filters.http.grpc_stats.v3.FilterConfig",
     "GrpcWeb": "envoy.extensions.filters.http.grpc_web.v3.GrpcWeb",
     "DynamicForwardProxyFilter": "envoy.extensions.filters.http.dynamic_forward_proxy.v3.FilterConfig",

@@ -8,6 +8,7 @@ from xds.envoy.access_logs import access_logs
 from xds.envoy.filters import Chain
 from xds.envoy.filters.http import http_filters
 from xds.envoy.filters.network import network_filter
+from xds.envoy.filters.timeouts import PUT_ASIDE
 from xds.objects.proxy_config import ProxyHeaders
 
 if TYPE_CHECKING:
@@ -90,6 +91,8 @@ def connection_manager(
         fields["forward_client_cert_details"] = "APPEND_FORWARD"
         fields["set_current_client_cert_details"] = {"subject": {"value": True}, "uri": True, "dns": True}
         fields["local_reply_config"] = NOT_DELIVERED
+    else:
+        fields["early_header_mutation_extensions"] = [PUT_ASIDE]
     http1: Http1 = {"accept_http_10": chain.client.http10}
     if absolute_urls:
         http1["allow_absolute_url"] = {"value": True}

@@ -1,4 +1,4 @@
-"""The HTTP filters of a chain, in Istio's order: authentication, authorisation, protocol, faults, CORS, metrics, router."""
+"""The HTTP filters of a chain, in Istio's order: authentication, authorisation, protocol, faults, CORS, metrics, timeouts, router."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -8,6 +8,7 @@ from google.protobuf.message import Message
 from xds import pb
 from xds.envoy.dns import dns_cache
 from xds.envoy.filters import Chain
+from xds.envoy.filters.timeouts import PUT_BACK
 from xds.mesh.model import Protocol
 
 if TYPE_CHECKING:
@@ -47,6 +48,11 @@ def dynamic_forward_proxy(chain: Chain) -> "HttpFilter | None":
     return http_filter("envoy.filters.http.dynamic_forward_proxy", config)
 
 
+def caller_timeout(chain: Chain) -> "HttpFilter | None":
+    """Lets callers set the timeout of a request: those of this workload."""
+    return None if chain.inbound else CALLER_TIMEOUT
+
+
 def router(chain: Chain) -> "HttpFilter":
     """Forwards. Always last."""
     headers = chain.config.default_config.proxy_headers
@@ -59,6 +65,7 @@ GRPC_WEB = http_filter("envoy.filters.http.grpc_web", pb.GrpcWeb())
 GRPC_STATS = http_filter("envoy.filters.http.grpc_stats", pb.GrpcStats(emit_filter_state=True, stats_for_all_methods={"value": False}))
 FAULT = http_filter("envoy.filters.http.fault", pb.Fault())
 CORS = http_filter("envoy.filters.http.cors", pb.Cors())
+CALLER_TIMEOUT = http_filter("envoy.filters.http.header_mutation", PUT_BACK)
 ROUTER = http_filter("envoy.filters.http.router", pb.Router())
 QUIET_ROUTER = http_filter("envoy.filters.http.router", pb.Router(suppress_envoy_headers=True))  # no x-envoy-* headers
 
@@ -68,6 +75,7 @@ ORDER: tuple[Callable[[Chain], "HttpFilter | None"], ...] = (
     fault,
     cors,
     dynamic_forward_proxy,
+    caller_timeout,
     router,
 )
 
