@@ -344,6 +344,26 @@ def test_a_service_without_a_selector_has_the_endpoints_of_its_slices(mesh: Mesh
     assert answer(mesh.pod("client"), "http://manual/") == "manual"
 
 
+def test_a_service_may_have_endpoints_of_the_old_form(mesh: Mesh) -> None:
+    """Istio: task "Kubernetes Services for Egress Traffic": a Service without a selector, and its Endpoints."""
+    web = mesh.service("web", {"v1": 1, "v2": 1})
+    mesh.delete("EndpointSlice", "web-1", quiet=True)
+    mesh.apply(f"""
+        apiVersion: v1
+        kind: Endpoints
+        metadata: {{name: web}}
+        subsets:
+        - addresses: [{{ip: {web["v1"].address}}}]
+          notReadyAddresses: [{{ip: {web["v2"].address}}}]
+          ports: [{{name: http, port: 8080}}]
+    """)
+    client = mesh.pod("client")
+    assert set(client.many("http://web/", 6)) == {"web-v1"}
+    found = mesh.objects["Endpoints", mesh.namespace, "web"]
+    mesh.put({**found, "subsets": [{**found["subsets"][0], "addresses": [{"ip": web["v2"].address}]}]})
+    eventually(lambda: set(client.many("http://web/", 6)) == {"web-v2"})
+
+
 def test_endpoints_of_several_slices_add_up(mesh: Mesh) -> None:
     mesh.service("web", {"v1": 2})
     found = mesh.objects["EndpointSlice", mesh.namespace, "web-1"]

@@ -1,8 +1,8 @@
 """Endpoints: the addresses behind each port of a service.
 
 A Kubernetes Service has those of its EndpointSlices, which Kubernetes keeps, and the WorkloadEntries that its selector finds; where
-nobody keeps EndpointSlices, as with objects from files, also the Pods. A ServiceEntry lists its own, or selects WorkloadEntries and
-Pods.
+nobody keeps EndpointSlices, as with objects from files, those of its Endpoints, else also the Pods. A ServiceEntry lists its own, or
+selects WorkloadEntries and Pods.
 """
 
 from collections.abc import Iterator
@@ -54,16 +54,22 @@ def _is_v6(address: str) -> bool:
         return False
 
 
-def _slice_service(item: api.EndpointSlice) -> Iterator[ServiceKey]:
-    if item.service_name:
-        yield item.ref.namespace, item.service_name
+def _slices(item: api.EndpointSlice | api.Endpoints) -> tuple[api.EndpointSlice, ...]:
+    return item.slices() if isinstance(item, api.Endpoints) else (item,)
 
 
-def _slice_addresses(item: api.EndpointSlice) -> Iterator[tuple[str, str]]:
-    if item.service_name:
-        for endpoint in item.endpoints:
-            for address in endpoint.addresses:
-                yield item.ref.namespace, address
+def _slice_service(item: api.EndpointSlice | api.Endpoints) -> Iterator[ServiceKey]:
+    for part in _slices(item)[:1]:
+        if part.service_name:
+            yield part.ref.namespace, part.service_name
+
+
+def _slice_addresses(item: api.EndpointSlice | api.Endpoints) -> Iterator[tuple[str, str]]:
+    for part in _slices(item):
+        if part.service_name:
+            for endpoint in part.endpoints:
+                for address in endpoint.addresses:
+                    yield part.ref.namespace, address
 
 
 def _inline_addresses(entry: api.ServiceEntry) -> Iterator[tuple[str, str]]:
@@ -133,8 +139,8 @@ class Endpoints(Workloads):
 
     def __init__(self) -> None:
         super().__init__()
-        self.slices = self.index("EndpointSlices by Service", _slice_service, "EndpointSlice")
-        self.slices_at = self.index("EndpointSlices by address", _slice_addresses, "EndpointSlice")
+        self.slices = self.index("EndpointSlices by Service", _slice_service, "EndpointSlice", "Endpoints")
+        self.slices_at = self.index("EndpointSlices by address", _slice_addresses, "EndpointSlice", "Endpoints")
         self.entries_at = self.index("ServiceEntries by address", _inline_addresses, "ServiceEntry")
         self.selecting_entries = self.index(
             "ServiceEntries that select", lambda e: (e.ref.namespace,) if e.spec.workload_selector else (), "ServiceEntry"
@@ -160,14 +166,19 @@ class Endpoints(Workloads):
                 unique[endpoint.address, endpoint.port] = endpoint
         return tuple(unique[key] for key in sorted(unique))
 
+    def _slices_of(self, namespace: str, name: str) -> tuple[Ref, ...]:
+        """The EndpointSlices of a Service; its Endpoints where it has none."""
+        found = self.slices[namespace, name]
+        return tuple(ref for ref in found if ref.kind == "EndpointSlice") or found
+
     def _kubernetes(self, service: Service, port: Port) -> Iterator[Endpoint]:
         """Of both address families, the Service's first one that has endpoints: a pod in both is one endpoint."""
         families: dict[bool, list[Endpoint]] = {False: [], True: []}
-        slices = self.slices[service.namespace, service.name]
+        slices = self._slices_of(service.namespace, service.name)
         for ref in slices:
-            item: api.EndpointSlice = self.item(ref)
-            if item.address_type != "FQDN":
-                families[item.address_type == "IPv6"] += self._sliced(item, service, port)
+            for item in _slices(self.item(ref)):
+                if item.address_type != "FQDN":
+                    families[item.address_type == "IPv6"] += self._sliced(item, service, port)
         first = any(map(_is_v6, service.addresses[:1]))
         yield from families[first] or families[not first]
         found: api.Service | None = self.item(service.ref)
@@ -258,13 +269,14 @@ class Endpoints(Workloads):
 
     @flow.derived
     def _slice_targets(self, ref: Ref, address: str) -> tuple[Target, ...]:
-        item: api.EndpointSlice | None = self.item(ref)
-        if item is None or not any(address in e.addresses for e in item.endpoints):
+        found: api.EndpointSlice | api.Endpoints | None = self.item(ref)
+        slices = [] if found is None else [s for s in _slices(found) if any(address in e.addresses for e in s.endpoints)]
+        if not slices or ref not in self._slices_of(ref.namespace, slices[0].service_name):
             return ()
-        service = self.service(kubernetes_host(item.service_name, ref.namespace), ref.namespace)
+        service = self.service(kubernetes_host(slices[0].service_name, ref.namespace), ref.namespace)
         if service is None:
             return ()
-        numbers = {p.name or "": p.port for p in item.ports}
+        numbers = {p.name or "": p.port for item in slices for p in item.ports}
         return tuple(
             Target((service.hostname, service.namespace), port.number, number)
             for port in service.ports

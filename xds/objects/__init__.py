@@ -34,7 +34,7 @@ from xds.objects.destination_rule import (
     ZoneAwareLoadBalancerSetting,
 )
 from xds.objects.kinds import KINDS, Kind, Object
-from xds.objects.kubernetes import ConfigMap, EndpointSlice, Namespace, Node, Pod, Service
+from xds.objects.kubernetes import ConfigMap, Endpoints, EndpointSlice, Namespace, Node, Pod, Service
 from xds.objects.mesh_config import MeshConfig
 from xds.objects.meta import ObjectMeta, Ref
 from xds.objects.proxy_config import ProxyConfig
@@ -92,7 +92,7 @@ __all__ = [
     # naming
     "Ref", "ObjectMeta", "KINDS", "Kind", "Object",
     # Kubernetes
-    "Service", "EndpointSlice", "Pod", "Node", "Namespace", "ConfigMap",
+    "Service", "EndpointSlice", "Endpoints", "Pod", "Node", "Namespace", "ConfigMap",
     # VirtualService
     "GRPC_STATUSES",
     "StringMatch", "PortSelector", "Destination", "HeaderOperations", "Headers", "HTTPRouteDestination", "RouteDestination",

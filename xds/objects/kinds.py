@@ -5,7 +5,7 @@ from typing import TypeAlias
 import msgspec
 
 from xds.objects.destination_rule import DestinationRule
-from xds.objects.kubernetes import ConfigMap, EndpointSlice, Namespace, Node, Pod, Service
+from xds.objects.kubernetes import ConfigMap, Endpoints, EndpointSlice, Namespace, Node, Pod, Service
 from xds.objects.service_entry import ServiceEntry, WorkloadEntry
 from xds.objects.sidecar import Sidecar
 from xds.objects.virtual_service import VirtualService
@@ -13,6 +13,7 @@ from xds.objects.virtual_service import VirtualService
 Object: TypeAlias = (
     Service
     | EndpointSlice
+    | Endpoints
     | Pod
     | Node
     | Namespace
@@ -26,12 +27,16 @@ Object: TypeAlias = (
 
 
 class Kind(msgspec.Struct, frozen=True):
-    """A kind of object. `versions` are those we read, all alike, the preferred one first; `group` is empty for the core."""
+    """A kind of object. `versions` are those we read, all alike, the preferred one first; `group` is empty for the core.
+
+    One that is not `watched` is read from files only: a cluster says the same by another kind.
+    """
 
     struct: type[Object]
     group: str
     versions: tuple[str, ...]
     plural: str
+    watched: bool = True
 
     @property
     def kind(self) -> str:
@@ -60,6 +65,7 @@ KINDS: dict[str, Kind] = {
     for kind in (
         Kind(Service, "", ("v1",), "services"),
         Kind(EndpointSlice, "discovery.k8s.io", ("v1",), "endpointslices"),
+        Kind(Endpoints, "", ("v1",), "endpoints", watched=False),
         Kind(Pod, "", ("v1",), "pods"),
         Kind(Node, "", ("v1",), "nodes"),
         Kind(Namespace, "", ("v1",), "namespaces"),

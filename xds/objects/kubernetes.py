@@ -6,6 +6,8 @@ import msgspec
 
 from xds.objects.meta import KubernetesObject
 
+SERVICE_NAME = "kubernetes.io/service-name"
+
 
 class Struct(msgspec.Struct, frozen=True, rename="camel"):
     """The base of their parts. Fields that are not listed are ignored: the API server has checked them."""
@@ -126,7 +128,44 @@ class EndpointSlice(KubernetesObject, frozen=True):
     @property
     def service_name(self) -> str:
         """The name of the Service that these endpoints belong to, in the slice's own namespace; empty where there is none."""
-        return self.meta.labels.get("kubernetes.io/service-name", "")
+        return self.meta.labels.get(SERVICE_NAME, "")
+
+
+class EndpointAddress(Struct, frozen=True):
+    ip: str
+    hostname: str | None = None
+    node_name: str | None = None
+    target_ref: ObjectReference | None = None
+
+
+class EndpointSubset(Struct, frozen=True):
+    addresses: tuple[EndpointAddress, ...] = ()
+    not_ready_addresses: tuple[EndpointAddress, ...] = ()
+    ports: tuple[EndpointPort, ...] = ()
+
+
+class Endpoints(KubernetesObject, frozen=True):
+    """What a Service's endpoints were before EndpointSlices. Clusters mirror it as these; in files, where nobody does, `slices`."""
+
+    subsets: tuple[EndpointSubset, ...] = ()
+
+    def slices(self) -> tuple[EndpointSlice, ...]:
+        """The EndpointSlices that a cluster would make of it: of each subset, one for each address family."""
+        meta = msgspec.structs.replace(self.meta, labels={**self.meta.labels, SERVICE_NAME: self.meta.name})
+        made = []
+        for subset in self.subsets:
+            endpoints = [_mirrored(address, True) for address in subset.addresses]
+            endpoints += [_mirrored(address, False) for address in subset.not_ready_addresses]
+            for family in ("IPv4", "IPv6"):
+                own = tuple(e for e in endpoints if (":" in e.addresses[0]) == (family == "IPv6"))
+                if own:
+                    made.append(EndpointSlice(meta=meta, address_type=family, endpoints=own, ports=subset.ports))
+        return tuple(made)
+
+
+def _mirrored(address: EndpointAddress, ready: bool) -> Endpoint:
+    conditions = EndpointConditions(ready=ready, serving=ready)
+    return Endpoint((address.ip,), conditions, address.hostname, address.target_ref, address.node_name)
 
 
 class ContainerPort(Struct, frozen=True):
@@ -172,8 +211,11 @@ class Pod(KubernetesObject, frozen=True):
 
     @property
     def ready(self) -> bool:
-        """Whether the condition `Ready` is true; in files, where nobody keeps conditions, it may be left out."""
-        if self.status.phase in ("Succeeded", "Failed"):
+        """Whether the condition `Ready` is true; in files, where nobody keeps conditions, it may be left out.
+
+        A Pod that is being deleted is told to end: it gets no new work.
+        """
+        if self.status.phase in ("Succeeded", "Failed") or self.meta.deletion_timestamp is not None:
             return False
         return all(c.status == "True" for c in self.status.conditions if c.type == "Ready")
 

@@ -1,4 +1,4 @@
-"""Objects from a Kubernetes API server: list and watch of every kind we understand."""
+"""Objects from a Kubernetes API server: list and watch of every kind that clusters have for us."""
 
 import asyncio
 import functools
@@ -36,7 +36,8 @@ class Kubernetes:
 
     async def run(self, sink: Sink) -> None:
         """Deliver changes until cancelled. ConfigError where there is no usable configuration."""
-        waiting = set(KINDS)
+        watched = {name: kind for name, kind in KINDS.items() if kind.watched}
+        waiting = set(watched)
 
         def listed(kind: str) -> None:
             waiting.discard(kind)
@@ -46,7 +47,7 @@ class Kubernetes:
         async with KubeClient(self._kubeconfig, self._context) as client, asyncio.TaskGroup() as tasks:
             log.info("cluster.watching", server=client.server)
             discovery = Discovery(client)
-            for name, kind in KINDS.items():
+            for name, kind in watched.items():
                 reflector = Reflector(
                     kind,
                     client,

@@ -83,9 +83,9 @@ class TestHttp:
 
     def test_filters_are_in_istios_order(self) -> None:
         chain = only(Seen(service("web.x", (80, HTTP)))).filter_chains[0]
-        assert http_filters(chain) == ["grpc_stats", "fault", "cors", "router"]
+        assert http_filters(chain) == ["grpc_stats", "fault", "cors", "header_mutation", "router"]
         chain = only(Seen(service("web.x", (80, Protocol.GRPC_WEB)))).filter_chains[0]
-        assert http_filters(chain) == ["grpc_web", "grpc_stats", "fault", "cors", "router"]
+        assert http_filters(chain) == ["grpc_web", "grpc_stats", "fault", "cors", "header_mutation", "router"]
 
     def test_http_1_0_is_served_to_clients_that_say_so(self) -> None:
         old = msgspec.structs.replace(CLIENT, http10=True)
@@ -311,7 +311,7 @@ class TestNamesResolvedWhenCalled:
 
     def test_http_listeners_of_such_services_resolve_hosts(self) -> None:
         listeners = built(self.view)
-        assert http_filters(listeners["0.0.0.0_80"].filter_chains[0])[-2:] == ["dynamic_forward_proxy", "router"]
+        assert http_filters(listeners["0.0.0.0_80"].filter_chains[0])[-3:] == ["dynamic_forward_proxy", "header_mutation", "router"]
         assert "dynamic_forward_proxy" not in http_filters(listeners["0.0.0.0_81"].filter_chains[0])
 
     def test_tls_chains_of_such_services_resolve_server_names(self) -> None:
@@ -324,7 +324,7 @@ class TestNamesResolvedWhenCalled:
 
     def test_filters_and_clusters_share_a_cache_of_names(self) -> None:
         listeners = built(self.view)
-        http = unpacked(last_filter(listeners["0.0.0.0_80"].filter_chains[0]).http_filters[-2].typed_config)
+        http = unpacked(last_filter(listeners["0.0.0.0_80"].filter_chains[0]).http_filters[-3].typed_config)
         tls = unpacked(listeners["0.0.0.0_443"].filter_chains[0].filters[0].typed_config)
         (cluster, _) = outbound_clusters(self.view, self.view.services["*.example.com"], CLIENT)
         cached = unpacked(cluster.cluster_type.typed_config)

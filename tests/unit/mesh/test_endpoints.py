@@ -102,6 +102,44 @@ class TestSlices:
         assert (found.weight, found.locality) == (5, Locality("r", "z", "s"))
 
 
+def old(subsets: str) -> str:
+    return f"---\n{{apiVersion: v1, kind: Endpoints, metadata: {{name: x}}, subsets: [{subsets}]}}\n"
+
+
+class TestOldEndpoints:
+    ONE = old("{addresses: [{ip: 10.0.0.1, nodeName: n, targetRef: {kind: Pod, name: x-1}}], ports: [{name: http, port: 8080}]}")
+
+    def test_they_stand_where_there_is_no_slice(self) -> None:
+        made = mesh(k8s("x"), self.ONE, pod("x-1", "10.0.0.1", "version: v1"))
+        assert of(made, labels=(("version", "v1"),)) == ["10.0.0.1:8080"]
+        assert [target.port for target in made.targets("default", ("10.0.0.1",), ())] == [8080]
+        apply(made, endpoints("x", "{addresses: [10.0.0.2]}", name="x-1"))
+        assert of(made) == ["10.0.0.2:8080"]
+        assert made.targets("default", ("10.0.0.1",), ()) == ()
+        delete(made, "EndpointSlice x-1.default")
+        assert of(made) == ["10.0.0.1:8080"]
+
+    def test_they_stand_before_what_the_selector_finds(self) -> None:
+        spec = "selector: {app: x}, ports: [{name: http, port: 80, targetPort: 8080}]"
+        made = mesh(k8s("x", spec=spec), self.ONE, pod("x-2", "10.0.0.2", "app: x"))
+        assert of(made) == ["10.0.0.1:8080"]
+        delete(made, "Endpoints x.default")
+        assert of(made) == ["10.0.0.2:8080"]
+
+    def test_each_subset_has_ports_of_its_own(self) -> None:
+        one = "{addresses: [{ip: 10.0.0.1}], ports: [{name: http, port: 1}]}"
+        two = "{addresses: [{ip: 10.0.0.2}, {ip: 10.0.0.3}], ports: [{name: http, port: 2}]}"
+        assert of(mesh(k8s("x"), old(f"{one}, {two}"))) == ["10.0.0.1:1", "10.0.0.2:2", "10.0.0.3:2"]
+
+    def test_not_all_may_be_ready(self) -> None:
+        made = mesh(k8s("x"), old("{addresses: [{ip: 10.0.0.1}], notReadyAddresses: [{ip: 10.0.0.2}], ports: [{name: http, port: 1}]}"))
+        assert [e.health for e in made.endpoints(X, "default", 80)] == [Health.HEALTHY, Health.UNHEALTHY]
+
+    def test_of_two_address_families_the_service_s_first_counts(self) -> None:
+        made = mesh(k8s("x"), old("{addresses: [{ip: 10.0.0.1}, {ip: 'fd00::1'}], ports: [{name: http, port: 1}]}"))
+        assert of(made) == ["10.0.0.1:1"]
+
+
 PORTS = "ports: [{number: 80, name: http, protocol: HTTP, targetPort: 8080}]"
 
 
@@ -133,6 +171,7 @@ class TestEntries:
             pod("a-1", "10.0.0.1", "app: a"),
             pod("a-2", "10.0.0.2", "app: a", ready=False),
             pod("a-3", "10.0.0.3", "app: a", namespace="other"),
+            pod("a-5", "10.0.0.5", "app: a", deletionTimestamp="'2024-01-01T00:00:00Z'"),
             istio("WorkloadEntry", "vm", "address: 10.0.0.4, labels: {app: a}, ports: {http: 9}"),
         )
         assert of(made, "a.example.com") == ["10.0.0.1:8080", "10.0.0.4:9"]
