@@ -22,7 +22,8 @@ def explained(classes: Classes, claimed: Claim, type_urls: Sequence[str] = ()) -
     mesh = classes.mesh
     client = mesh.client(claimed)
     called = mesh.inbound.node(client)
-    others = {ref for ref in mesh.sidecars[client.namespace] if ref != mesh.sidecar(client.namespace, client.labels)}
+    sidecar = mesh.sidecar(client.namespace, client.labels)
+    others = set(mesh.sidecars[client.namespace]) - ({sidecar, mesh.egress_sidecar(sidecar)} if sidecar is not None else set())
     found: Explained = {}
     with classes.asked(claimed) as (assignment, feeds):
         for type_url in type_urls or assignment.groups:

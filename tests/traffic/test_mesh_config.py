@@ -244,6 +244,48 @@ def test_h2_upgrade_policy(mesh: Mesh) -> None:
     eventually(lambda: called(client.get("http://web/").call).protocol == "HTTP/2")
 
 
+def test_attempt_counts_may_be_left_out(mesh: Mesh) -> None:
+    mesh.service("web")
+    client = mesh.pod("client")
+
+    def counts() -> list[str | None]:
+        """What the application and an unknown one are told."""
+        calls = [called(client.get(url).call) for url in ("http://web/", "http://elsewhere.example.com/")]
+        return [dict(call.headers).get("x-envoy-attempt-count") for call in calls]
+
+    assert counts() == ["1", "1"]
+    settings(mesh, defaultConfig={"proxyHeaders": {"attemptCount": {"disabled": True}}})
+    eventually(lambda: counts() == [None, None])
+
+
+def test_servers_certificates_may_go_unchecked(mesh: Mesh) -> None:
+    server = mesh.application("server", ports=[8443])
+    for name, tls in (("any", ""), ("ca", f", caCertificates: {mesh.authority.path}"), ("strict", ", insecureSkipVerify: false")):
+        mesh.apply(f"""
+            apiVersion: networking.istio.io/v1
+            kind: ServiceEntry
+            metadata: {{name: {name}}}
+            spec:
+              hosts: [{name}.unnamed.org]
+              ports: [{{name: http, number: 80, protocol: HTTP, targetPort: 8443}}]
+              resolution: STATIC
+              endpoints: [{{address: {server.address}}}]
+            ---
+            apiVersion: networking.istio.io/v1
+            kind: DestinationRule
+            metadata: {{name: {name}}}
+            spec: {{host: {name}.unnamed.org, trafficPolicy: {{tls: {{mode: SIMPLE{tls}}}}}}}
+        """)
+    client = mesh.pod("client")
+
+    def reached() -> list[str]:
+        return [name for name in ("any", "ca", "strict") if answer(client, f"http://{name}.unnamed.org/") == "server"]
+
+    assert reached() == []
+    settings(mesh, verifyCertificateAtClient=False)
+    eventually(lambda: reached() == ["any", "ca"])
+
+
 def test_path_normalization(mesh: Mesh) -> None:
     mesh.service("web")
     settings(mesh, pathNormalization={"normalization": "MERGE_SLASHES"})
@@ -285,7 +327,7 @@ def test_listen_ports(mesh: Mesh) -> None:
 def test_a_bad_mesh_config_leaves_the_last_good_one_in_force(mesh: Mesh) -> None:
     mesh.service("web")
     client = mesh.pod("client")
-    settings(mesh, outboundTrafficPolicy={"mode": "REGISTRY_ONLY"})
+    settings(mesh, outboundTrafficPolicy={"mode": "REGISTRY_ONLY"}, configSources=[{"address": "k8s://"}])
     eventually(lambda: answer(client, "http://elsewhere.example.com/") == "502")
     mesh.put(
         {
@@ -295,7 +337,10 @@ def test_a_bad_mesh_config_leaves_the_last_good_one_in_force(mesh: Mesh) -> None
             "data": {"mesh": "connectTimeout: soon\n"},
         }
     )
-    assert any("connectTimeout" in p["problem"] for p in mesh.world.debug("configz"))
+    told = [p["problem"] for p in mesh.world.debug("configz") if p["object"] == "ConfigMap istio.istio-system"]
+    assert len(told) == 2  # the one in force has a setting without effect
+    assert "connectTimeout" in told[0]
+    assert "configSources" in told[1]
     assert answer(client, "http://elsewhere.example.com/") == "502"
     assert answer(client, "http://web/") == "web-v1"
     settings(mesh, outboundTrafficPolicy={"mode": "ALLOW_ANY"})

@@ -65,6 +65,8 @@ def test_egress_hosts_say_which_services_a_client_reaches(stage: Stage) -> None:
         (("~/*",), set()),
         (("*/*", f"~{mesh.namespace}-a/*"), {"own-v1", "far-v1"}),
         (("*/*", f"~*/{stage.far.host}", "~./*"), {"near-v1"}),
+        (("*/*", f"~/{stage.far.host}"), {"own-v1", "near-v1"}),  # a bare ~ is any namespace
+        (("./*", "~/*"), set()),
     ):
         sidecar(mesh, hosts(*names))
         eventually(lambda seen=seen: stage.sees() == seen, f"{names} to give {seen}")  # type: ignore[misc]
@@ -110,6 +112,25 @@ def test_the_selecting_sidecar_wins_over_the_namespaces_and_that_over_the_root_n
     eventually(lambda: seen() == {"own-v1"})
     mesh.delete("Sidecar", "everyone")
     eventually(lambda: seen() == {"far-v1"})
+
+
+def test_a_sidecar_without_egress_has_that_of_its_namespaces_or_the_root_namespaces(mesh: Mesh) -> None:
+    own = mesh.service("own")
+    near = mesh.service("near", namespace=f"{mesh.namespace}-a")
+    far = mesh.service("far", namespace=f"{mesh.namespace}-b")
+    sidecar(mesh, f"workloadSelector: {{labels: {{team: red}}}}\n{REGISTRY_ONLY}", name="some")
+    client = mesh.pod("client", {"team": "red"})
+
+    def seen() -> set[str]:
+        return {answer(client, f"http://{s.host}/") for s in (own, near, far)} - {BLOCKED}
+
+    assert seen() == {"own-v1", "near-v1", "far-v1"}
+    sidecar(mesh, hosts("./*", f"*/{far.host}"), namespace="istio-system")
+    eventually(lambda: seen() == {"own-v1", "far-v1"})
+    sidecar(mesh, hosts(f"*/{near.host}"), name="everyone")
+    eventually(lambda: seen() == {"near-v1"})
+    sidecar(mesh, REGISTRY_ONLY, name="everyone")
+    eventually(lambda: seen() == {"own-v1", "far-v1"})
 
 
 def test_a_relative_host_of_the_root_namespaces_sidecar_means_each_clients_own_namespace(mesh: Mesh) -> None:
@@ -293,6 +314,10 @@ def test_a_virtual_service_is_imported_by_its_host_and_namespace(mesh: Mesh) -> 
     sidecar(mesh, hosts("./*", f"{elsewhere}/{own.host}"))
     eventually(lambda: answer(client, "http://own/") == "other-v1")
     sidecar(mesh, hosts("./*", f"{elsewhere}/{other.host}"))
+    eventually(lambda: answer(client, "http://own/") == "own-v1")
+    sidecar(mesh, hosts("*/*"))
+    eventually(lambda: answer(client, "http://own/") == "other-v1")
+    sidecar(mesh, hosts("*/*", f"~{elsewhere}/*"))
     eventually(lambda: answer(client, "http://own/") == "own-v1")
 
 

@@ -63,7 +63,7 @@ def _outbound(view: View, service: Service, port: Port, subset: str, policy: Tra
     if not upgrades(port.protocol, pool, config):
         http = upstream(port.protocol, pool, detects=client.kind == "sidecar")
     named = "" if subset == names.EVERY_POD else subset
-    auto_sni, auto_san = auto_server_name(service, policy.tls)
+    auto_sni, auto_san = auto_server_name(service, policy.tls, config)
     fields: Cluster = {
         "name": names.outbound(service.hostname, port.number, subset),
         "alt_stat_name": stat_name(config.outbound_cluster_stat_name, service, port, subset),

@@ -419,7 +419,7 @@ class Translation(flow.Graph):
 
     @flow.derived
     def _catch_all(self, scope: Scope) -> "VirtualHost":
-        return VirtualHost.of(catch_all(self.mesh.outbound_policy(scope)))
+        return VirtualHost.of(catch_all(self.mesh.outbound_policy(scope), self.mesh.config()))
 
     @flow.derived
     def route_scope(self, scope: Scope, hostname: str, namespace: str) -> Scope:

@@ -102,7 +102,8 @@ def _context(settings: ClientTLSSettings, names_expected: tuple[str, ...], confi
     elif settings.mode == "MUTUAL" and settings.client_certificate:
         chain, key = settings.client_certificate, settings.private_key or ""
         context["tls_certificates"] = [{"certificate_chain": {"filename": chain}, "private_key": {"filename": key}}]
-    if settings.insecure_skip_verify:
+    named = settings.ca_certificates or settings.credential_name or names_expected
+    if settings.insecure_skip_verify or (_lenient(settings, config) and not named):
         return context
     validation: ValidationContext = {
         "match_typed_subject_alt_names": list(map(_exactly, names_expected)),
@@ -116,6 +117,11 @@ def _context(settings: ClientTLSSettings, names_expected: tuple[str, ...], confi
     else:
         context["validation_context"] = {**validation, "trusted_ca": {"filename": settings.ca_certificates or SYSTEM_CA}}
     return context
+
+
+def _lenient(settings: ClientTLSSettings, config: MeshConfig) -> bool:
+    """Whether a certificate is checked just for what a rule names (Istio: MeshConfig, `verifyCertificateAtClient: false`)."""
+    return config.verify_certificate_at_client is False and settings.insecure_skip_verify is None
 
 
 def server_socket(settings: ServerTLSSettings, config: MeshConfig, http: bool) -> "TransportSocket | None":
@@ -149,14 +155,15 @@ def server_socket(settings: ServerTLSSettings, config: MeshConfig, http: bool) -
     return {"name": TLS, "typed_config": pb.any(wrapped)}
 
 
-def auto_server_name(service: Service, settings: ClientTLSSettings | None) -> tuple[bool, bool]:
+def auto_server_name(service: Service, settings: ClientTLSSettings | None, config: MeshConfig) -> tuple[bool, bool]:
     """Whether an HTTP request's own host is the server name to ask for, and whether the certificate has to be for it.
 
     Istio: ClientTLSSettings, `sni`: it is, where the rule names none; and `subjectAltNames` likewise.
     """
     if settings is None or settings.mode not in ("SIMPLE", "MUTUAL") or settings.sni:
         return False, False
-    return True, not (settings.insecure_skip_verify or settings.subject_alt_names or service.subject_alt_names)
+    named = settings.subject_alt_names or service.subject_alt_names
+    return True, not (settings.insecure_skip_verify or named or _lenient(settings, config))
 
 
 def secret(name: str) -> "SdsSecretConfig":

@@ -15,7 +15,7 @@ from xds.envoy.route_actions import DISABLED
 from xds.mesh.model import Client, Port, Routing, Service
 from xds.mesh.names import DOMAIN
 from xds.mesh.view import View
-from xds.objects import OutboundTrafficPolicy
+from xds.objects import MeshConfig, OutboundTrafficPolicy
 
 if TYPE_CHECKING:
     from xds.pb import VirtualHost
@@ -48,7 +48,8 @@ def service_virtual_host(
         return None
     routing = view.routing(service.hostname)
     routes = http_routes(view, client, routing, service.hostname, port.number) if routing is not None else []
-    return _virtual_host(f"{service.hostname}:{port.number}", wanted, routes or [default_route(view, service, port.number)])
+    name = f"{service.hostname}:{port.number}"
+    return _virtual_host(view.config, name, wanted, routes or [default_route(view, service, port.number)])
 
 
 def rule_virtual_host(
@@ -57,26 +58,28 @@ def rule_virtual_host(
     """The virtual host of a VirtualService's host that no service has; None where no rule of it applies, or no domain is left."""
     wanted = [d for d in rule_domains(client.namespace, client.domain, host) if d not in exclude_domains]
     routes = http_routes(view, client, routing, host, port) if wanted else []
-    return _virtual_host(f"{host}:{port}", wanted, routes) if routes else None
+    return _virtual_host(view.config, f"{host}:{port}", wanted, routes) if routes else None
 
 
-def _virtual_host(name: str, wanted: "Iterable[str]", routes: "Iterable[Route]") -> "VirtualHost":
-    return pb.VirtualHost(name=name, domains=wanted, routes=routes, include_request_attempt_count=True)
+def _virtual_host(config: MeshConfig, name: str, wanted: "Iterable[str]", routes: "Iterable[Route]") -> "VirtualHost":
+    headers = config.default_config.proxy_headers
+    counts = headers is None or headers.attempt_count is None or not headers.attempt_count.disabled
+    return pb.VirtualHost(name=name, domains=wanted, routes=routes, include_request_attempt_count=counts)
 
 
-def catch_all(policy: OutboundTrafficPolicy) -> "VirtualHost":
+def catch_all(policy: OutboundTrafficPolicy, config: MeshConfig) -> "VirtualHost":
     """Takes the requests to hosts that no other virtual host claims.
 
     REGISTRY_ONLY refuses them with a 502. Otherwise they go where they were going, or to the policy's egress proxy.
     """
     if policy.mode == "REGISTRY_ONLY":
-        return _virtual_host(
-            BLOCK_ALL, ["*"], [{"name": BLOCK_ALL, "match": {"prefix": "/"}, "direct_response": {"status": 502}}]
-        )
+        refusal: Route = {"name": BLOCK_ALL, "match": {"prefix": "/"}, "direct_response": {"status": 502}}
+        return _virtual_host(config, BLOCK_ALL, ["*"], [refusal])
     cluster, proxy = names.PASSTHROUGH, policy.egress_proxy
     if proxy is not None:
         cluster = names.outbound(proxy.host, (proxy.port and proxy.port.number) or 0, proxy.subset or "")
     return _virtual_host(
+        config,
         ALLOW_ANY,
         ["*"],
         [

@@ -48,7 +48,8 @@ class Mesh(Inbounds):
 
     def problems(self) -> list[dict[str, Any]]:
         """The objects that something is wrong with, for people: what, where, and whether an earlier version is in force."""
-        own = ((ref, problem) for ref, problems in sorted((*self.invalid.items(), *self.warnings.items())) for problem in problems)
+        said = (self.invalid, self.warnings)  # both, where an invalid version follows one with warnings
+        own = ((ref, problem) for ref in sorted({*self.invalid, *self.warnings}) for by in said for problem in by.get(ref, ()))
         return [
             {
                 "object": str(ref),

@@ -91,6 +91,10 @@ class Import(msgspec.Struct, frozen=True):
         """Whether a service of this name and namespace is imported, its ports aside."""
         return self.hosts.cover(hostname, namespace) and not self.excluded.cover(hostname, namespace)
 
+    def touches(self, hosts: Iterable[str], namespace: str) -> bool:
+        """Whether a rule of `namespace` for `hosts` is imported: by one of them that is not kept out."""
+        return self.hosts.touch((host for host in hosts if not self.excluded.cover(host, namespace)), namespace)
+
 
 class RuleHead(msgspec.Struct, frozen=True):
     """What listings have of a VirtualService that is bound to the mesh."""
@@ -123,15 +127,13 @@ def _sources(rule: api.VirtualService) -> Iterator[AnyMatch]:
         yield from route.match
 
 
-def _imports(sidecar: api.Sidecar, namespace: str) -> Iterator[Import]:
-    for listener in sidecar.spec.egress or (api.IstioEgressListener(hosts=("*/*",)),):
+def _imports(listeners: Iterable[api.IstioEgressListener], namespace: str) -> Iterator[Import]:
+    for listener in listeners:
         hosts: list[tuple[str, str]] = []
         excluded: list[tuple[str, str]] = []
         for text in listener.hosts:
             where, _, host = text.rpartition("/")
             pattern = host.lower().rstrip(".") or "*"
-            if where == "~":
-                continue
             into = excluded if where.startswith("~") else hosts
             where = where.removeprefix("~") or "*"
             into.append((namespace if where == "." else where, pattern))
@@ -275,7 +277,7 @@ class Visibility(Endpoints):
     def rank(self, scope: Scope, head: RuleHead) -> int | None:
         """`head.rank` for a scope; None too where its Sidecar does not import the rule."""
         imports = self.imports(scope)
-        if imports is not None and not any(i.hosts.touch(head.hosts, head.ref.namespace) for i in imports):
+        if imports is not None and not any(i.touches(head.hosts, head.ref.namespace) for i in imports):
             return None
         return head.rank(scope.namespace)
 
@@ -285,16 +287,30 @@ class Visibility(Endpoints):
     def sidecar(self, namespace: str, labels: Labels) -> Ref | None:
         """The Sidecar of a workload: the oldest that selects it, else its namespace's, else the root namespace's."""
         if self.discovered(namespace):
-            general = None
             for ref in self.sidecars[namespace]:
                 selector = self._sidecar_selector(ref)
                 if selector and contains(labels, dict(selector)):
                     return ref
-                if selector is None and general is None:
-                    general = ref
-            if general is not None:
+            if (general := self._general_sidecar(namespace)) is not None:
                 return general
-        return next((ref for ref in self.sidecars[self.root()] if self._sidecar_selector(ref) is None), None)
+        return self._general_sidecar(self.root())
+
+    @flow.derived
+    def _general_sidecar(self, namespace: str) -> Ref | None:
+        """The Sidecar of `namespace` that selects nothing in particular, the oldest of several."""
+        return next((ref for ref in self.sidecars[namespace] if self._sidecar_selector(ref) is None), None)
+
+    @flow.derived
+    def egress_sidecar(self, ref: Ref) -> Ref:
+        """The Sidecar whose egress listeners workloads under `ref` have.
+
+        Istio: without any it "inherits the system detected defaults from the namespace-wide or the global default Sidecar".
+        """
+        for candidate in (ref, self._general_sidecar(ref.namespace), self._general_sidecar(self.root())):
+            sidecar: api.Sidecar | None = self.item(candidate) if candidate is not None else None
+            if sidecar is not None and sidecar.spec.egress:
+                return sidecar.ref
+        return ref
 
     @flow.derived
     def _sidecar_selector(self, ref: Ref) -> Labels | None:
@@ -305,11 +321,12 @@ class Visibility(Endpoints):
     @flow.derived
     def imports(self, scope: Scope) -> tuple[Import, ...] | None:
         """The egress listeners of the scope's Sidecar; None where it has none, and sees all that is exported to it."""
-        sidecar: api.Sidecar | None = self.item(scope.sidecar) if scope.sidecar is not None else None
+        sidecar: api.Sidecar | None = self.item(self.egress_sidecar(scope.sidecar)) if scope.sidecar is not None else None
         if sidecar is None:
             return None
+        listeners = sidecar.spec.egress or (api.IstioEgressListener(hosts=("*/*",)),)
         # Istio: "the hosts exposed on a listener port will be based on the listener with the most specific port".
-        return tuple(sorted(_imports(sidecar, scope.namespace), key=lambda i: i.takes_rest))
+        return tuple(sorted(_imports(listeners, scope.namespace), key=lambda i: i.takes_rest))
 
     @flow.derived
     def imported(self, scope: Scope, listener: Import) -> tuple[ServiceKey, ...]:

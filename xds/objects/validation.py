@@ -57,6 +57,8 @@ def _mesh_config(item: ConfigMap) -> Iterator[Problem]:
         for name in _UNUSED_SETTINGS:
             if config is not None and getattr(config, name) != getattr(_DEFAULT_MESH, name):
                 yield Problem("$.data.mesh", f"{_camel(name)}: has no effect here", warning=True)
+        if config is not None and config.default_config.connection_settings is not None:
+            yield Problem("$.data.mesh", "defaultConfig.connectionSettings: has no effect here", warning=True)
         if config is not None and config.outbound_traffic_policy.mode == "ALLOW_ANY_DYNAMIC_DNS":
             yield Problem("$.data.mesh", "outboundTrafficPolicy.mode: ALLOW_ANY_DYNAMIC_DNS is taken for ALLOW_ANY", warning=True)
 
@@ -248,11 +250,8 @@ def _service_entry(item: ServiceEntry) -> Iterator[Problem]:  # noqa: C901 - one
             yield Problem(f"$.spec.endpoints[{i}].address", "a Unix socket needs resolution STATIC")
         if len(spec.ports) > 1:
             yield Problem("$.spec.ports", "behind a Unix socket there is one port")
-    if spec.resolution == "DYNAMIC_DNS":
-        if spec.location == "MESH_INTERNAL":
-            yield Problem("$.spec.location", "resolution DYNAMIC_DNS is for services outside the mesh")
-        if spec.endpoints:
-            yield Problem("$.spec.endpoints", "resolution DYNAMIC_DNS asks for the name that is called: no endpoint is used", warning=True)
+    if spec.resolution == "DYNAMIC_DNS" and spec.endpoints:
+        yield Problem("$.spec.endpoints", "resolution DYNAMIC_DNS asks for the name that is called: no endpoint is used", warning=True)
     for i, port in enumerate(spec.ports):
         yield from _protocol(f"$.spec.ports[{i}].protocol", port.protocol)
     yield from _export_to("$.spec.exportTo", spec.export_to)
