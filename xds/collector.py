@@ -3,7 +3,7 @@
 Python counts allocations to decide when to look for cycles, and then stops everything. A control plane's objects live for hours, and
 pushing to a thousand proxies makes thousands of short-lived ones that their counts free at once. So young generations are made
 large, the oldest is never looked at because of a count, and `collect` does that in a quiet moment once enough streams have ended:
-what they leave behind (coroutines and the exceptions that ended them) is the only garbage with cycles that there is much of.
+what gRPC leaves of each (a few small objects that refer to each other) is the only garbage with cycles that there is much of.
 """
 
 import gc

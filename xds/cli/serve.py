@@ -13,6 +13,7 @@ import click
 import structlog
 
 from xds import log as logging
+from xds.allocator import limit_arenas
 from xds.cli.addresses import HOST_PORT
 from xds.errors import XdsError
 from xds.objects.mesh_config import ROOT_NAMESPACE
@@ -91,6 +92,7 @@ def command(
       xds serve --resources ./envoy               an xDS server for hand-written resources
     """
     logging.configure(json=log_json, level=log_level)
+    limit_arenas()
     with contextlib.suppress(KeyboardInterrupt):
         _run(_serve(files, resources, kubeconfig, context, grpc_address, http_address, injection, webhook_address))
 
