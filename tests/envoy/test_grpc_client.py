@@ -1,73 +1,18 @@
 """A gRPC client without a proxy: grpcio's own xDS against `xds serve --files`, with servers that answer with their names."""
 
-import json
-import os
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import grpc
 import pytest
+from support.grpc_client import Backend, Client
 from support.product import Product, until
 
 HOST = "reviews.default.svc.cluster.local"
 TARGET = f"xds:///{HOST}:9080"
-
-# A client in a process of its own: GRPC_XDS_BOOTSTRAP is read once. A line in is a JSON list of headers, a line out is the answer.
-CLIENT = """
-import json, sys, grpc
-channel = grpc.insecure_channel(sys.argv[1])
-call = channel.unary_unary('/test.Echo/Say')
-for line in sys.stdin:
-    asked = json.loads(line)
-    try:
-        answer = call(b'', metadata=[tuple(pair) for pair in asked['headers']], timeout=asked['timeout'], wait_for_ready=False).decode()
-    except grpc.RpcError as e:
-        answer = e.code().name
-    print(json.dumps(answer), flush=True)
-"""
-
-
-class Backend:
-    """A gRPC server that answers every call with its name."""
-
-    def __init__(self, name: str) -> None:
-        self.server = grpc.server(ThreadPoolExecutor(4), options=[("grpc.so_reuseport", 0)])
-        handler = grpc.unary_unary_rpc_method_handler(lambda _request, _context: name.encode())
-        self.server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("test.Echo", {"Say": handler})])
-        self.port = self.server.add_insecure_port("127.0.0.1:0")
-        self.server.start()
-
-
-class Client:
-    """The client's process."""
-
-    def __init__(self, bootstrap: Path, target: str = TARGET) -> None:
-        env = {**os.environ, "GRPC_XDS_BOOTSTRAP": str(bootstrap), "GRPC_VERBOSITY": "ERROR"}
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", CLIENT, target], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env
-        )
-
-    def say(self, *headers: tuple[str, str], timeout: float = 60) -> str:
-        """The name of the server that answered, or the code of the failure."""
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write(json.dumps({"headers": headers, "timeout": timeout}) + "\n")
-        self.process.stdin.flush()
-        answer: str = json.loads(self.process.stdout.readline())
-        return answer
-
-    def stop(self) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait(60)
-        assert self.process.stdout is not None
-        self.process.stdout.close()
-
 
 class Mesh:
     """Files of objects, and the product that serves them."""
@@ -128,7 +73,7 @@ def bootstrap(mesh: Mesh, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def client(bootstrap: Path) -> Iterator[Client]:
-    client = Client(bootstrap)
+    client = Client(bootstrap, TARGET)
     yield client
     client.stop()
 

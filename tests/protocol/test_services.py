@@ -143,10 +143,11 @@ def test_load_reports_become_metrics(product: Product) -> None:
     class Loads(Stream):
         request, response = load.Request, load.Response
 
-    locality = {"total_successful_requests": 3, "total_error_requests": 1, "total_issued_requests": 5, "total_requests_in_progress": 2}
+    counts = {"total_successful_requests": 3, "total_error_requests": 1, "total_issued_requests": 5, "total_requests_in_progress": 2}
+    near, far = {"region": "eu", "zone": "a"}, {"region": "eu", "zone": "b", "sub_zone": "rack"}
     report = {
         "cluster_name": "reviews",
-        "upstream_locality_stats": [locality, locality],
+        "upstream_locality_stats": [{**counts, "locality": near}, {**counts, "locality": far}, {**counts, "locality": far, "priority": 1}],
         "dropped_requests": [{"category": "lb", "dropped_count": 4}],
         "total_dropped_requests": 5,
     }
@@ -157,15 +158,16 @@ def test_load_reports_become_metrics(product: Product) -> None:
         assert answer.load_reporting_interval.seconds > 0
         for _ in range(2):
             proxy.send(cluster_stats=[report])
-        issued = 'xds_load_requests_issued_total{cluster="reviews"}'
-        until(lambda: metrics(product).get(issued) == 20, lambda: metrics(product))
+        issued = 'xds_load_requests_issued_total{cluster="reviews",locality="eu/a"}'
+        until(lambda: metrics(product).get(issued) == 10, lambda: metrics(product))
         seen = metrics(product)
-        assert seen['xds_load_requests_total{cluster="reviews",result="success"}'] == 12
-        assert seen['xds_load_requests_total{cluster="reviews",result="error"}'] == 4
+        assert seen['xds_load_requests_issued_total{cluster="reviews",locality="eu/b/rack"}'] == 20
+        assert seen['xds_load_requests_total{cluster="reviews",locality="eu/a",result="success"}'] == 6
+        assert seen['xds_load_requests_total{cluster="reviews",locality="eu/b/rack",result="error"}'] == 4
         assert seen['xds_load_requests_dropped_total{category="lb",cluster="reviews"}'] == 8
         assert seen['xds_load_requests_dropped_total{category="",cluster="reviews"}'] == 2
-        assert seen['xds_load_requests_in_progress{cluster="reviews"}'] == 4
-    progress = 'xds_load_requests_in_progress{cluster="reviews"}'
+        assert seen['xds_load_requests_in_progress{cluster="reviews",locality="eu/b/rack"}'] == 4
+    progress = 'xds_load_requests_in_progress{cluster="reviews",locality="eu/b/rack"}'
     until(lambda: metrics(product)[progress] == 0, lambda: metrics(product))
 
 

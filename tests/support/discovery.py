@@ -118,7 +118,7 @@ def _last(check: Callable[[], T]) -> T:
 
 
 class Backend:
-    """An HTTP server that answers everything with its name."""
+    """An HTTP server that answers everything with its name; where the path ends with `/status/N`, with that status."""
 
     def __init__(self, name: str) -> None:
         class Handler(BaseHTTPRequestHandler):
@@ -126,7 +126,8 @@ class Backend:
 
             def do_GET(self) -> None:
                 body = name.encode()
-                self.send_response(200)
+                _, asked, status = self.path.rpartition("/status/")
+                self.send_response(int(status) if asked else 200)
                 self.send_header("content-length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)
