@@ -67,7 +67,7 @@ def select(mesh: Mesh, labels: dict[str, str | None]) -> None:
 def back(mesh: Mesh) -> None:
     """The agent runs again."""
     select(mesh, {"nowhere": None})
-    mesh.node.kubectl("-n", "istio-system", "rollout", "status", "daemonset/xds-cni", "--timeout=90s")
+    mesh.node.kubectl("-n", "istio-system", "rollout", "status", "daemonset/xds-cni", "--timeout=180s")
 
 
 def test_pods_have_no_privilege_and_their_proxies_are_in_sync(by_node: Mesh) -> None:
@@ -90,7 +90,7 @@ def test_traffic_goes_through_proxies_under_the_meshs_rules(by_node: Mesh) -> No
 
 def test_pods_outside_the_mesh_are_as_they_were(by_node: Mesh) -> None:
     by_node.node.apply(bookinfo.manifests(bookinfo.pod("outsider", "-Ic", bookinfo.program("idle"))))
-    by_node.node.kubectl("wait", "pod/outsider", "--for=condition=Ready", "--timeout=60s")
+    by_node.node.kubectl("wait", "pod/outsider", "--for=condition=Ready", "--timeout=180s")
     (answer,) = by_node.call("http://ratings.shop:9080/")
     assert answer["name"] == "ratings"
     by_node.node.kubectl("delete", "pod", "outsider", "--wait=false")
@@ -108,7 +108,7 @@ def test_pods_wait_while_no_agent_answers_and_say_why(agent_away: Mesh) -> None:
     agent_away.apply(bookinfo.manifests(pod))
     mending = {**pod, "metadata": {"name": "mending", "namespace": "kube-system"}}
     agent_away.node.apply(bookinfo.manifests(mending))
-    agent_away.node.kubectl("-n", "kube-system", "wait", "pod/mending", "--for=condition=Ready", "--timeout=60s")
+    agent_away.node.kubectl("-n", "kube-system", "wait", "pod/mending", "--for=condition=Ready", "--timeout=180s")
 
     def reason() -> bool:
         events = agent_away.node.get("events", "-n", "shop", "--field-selector", "involvedObject.name=waiting")["items"]
@@ -117,7 +117,7 @@ def test_pods_wait_while_no_agent_answers_and_say_why(agent_away: Mesh) -> None:
     agent_away.node.until(reason, "an event that names the agent")
     assert not agent_away.node.get("pod", "-n", "shop", "waiting")["status"].get("containerStatuses", [{}])[0].get("ready", False)
     back(agent_away)
-    agent_away.node.kubectl("-n", "shop", "wait", "pod/waiting", "--for=condition=Ready", "--timeout=120s")
+    agent_away.node.kubectl("-n", "shop", "wait", "pod/waiting", "--for=condition=Ready", "--timeout=180s")
     agent_away.node.kubectl("-n", "shop", "delete", "pod", "waiting", "--wait=false")
     agent_away.node.kubectl("-n", "kube-system", "delete", "pod", "mending", "--wait=false")
 
@@ -141,7 +141,7 @@ def test_pods_that_were_made_before_the_plugin_was_there_do_not_run_and_are_repl
 
     (uncaptured,) = set(agent_away.node.until(failed, "a pod that is not captured to fail"))
     back(agent_away)
-    agent_away.node.kubectl("-n", "shop", "rollout", "status", "deployment/early-v1", "--timeout=120s")
+    agent_away.node.kubectl("-n", "shop", "rollout", "status", "deployment/early-v1", "--timeout=180s")
     left = {pod["metadata"]["uid"] for pod in agent_away.node.get("pods", "-n", "shop", "-l", "app=early")["items"]}
     assert uncaptured not in left
     agent_away.node.kubectl("-n", "shop", "delete", "deployment", "early-v1")

@@ -24,6 +24,7 @@ from support.recorder import asynchronous
 
 from xds.errors import Forbidden
 from xds.injection.capture import Capture, clean_up_script, script
+from xds.injection.cni import agent
 from xds.injection.cni.agent import Agent
 from xds.injection.cni.chain import Chain
 from xds.injection.cni.repair import repair
@@ -219,7 +220,10 @@ class TestAdd:
         assert network.sh(RULES) == ""
 
     @asynchronous
-    async def test_a_pod_that_is_not_there_yet_is_waited_for(self, kube: Kube, account: Path, node: Node, network: Namespace) -> None:
+    async def test_a_pod_that_is_not_there_yet_is_waited_for(
+        self, kube: Kube, account: Path, node: Node, network: Namespace, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(agent, "POD_SECONDS", 60.0)
         where = await asyncio.to_thread(kube.namespace)
         body = inject(
             {"metadata": {"name": "late"}, "spec": {"containers": [{"name": "a", "image": "a"}]}},

@@ -123,6 +123,7 @@ class Backend:
     def __init__(self, name: str) -> None:
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True  # head and body are two writes
 
             def do_GET(self) -> None:
                 body = name.encode()

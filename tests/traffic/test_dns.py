@@ -9,7 +9,7 @@ import subprocess
 
 import pytest
 import yaml
-from support.traffic import Mesh, Pod, eventually
+from support.traffic import SECONDS, Mesh, Pod, eventually
 
 from xds.injection.capture import Capture, script
 
@@ -47,7 +47,7 @@ def question(pod: Pod, name: str, kind: int) -> bytes:
     """The answer to a question to the pod's DNS server."""
     asking = pod.namespace.enter(lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
     with asking:
-        asking.settimeout(20)
+        asking.settimeout(SECONDS)
         labels = b"".join(bytes([len(label)]) + label.encode() for label in name.split("."))
         asking.sendto(struct.pack("!HHHHHH", 7, 0x0100, 1, 0, 0, 0) + labels + struct.pack("!BHH", 0, kind, 1), (pod.gateway, 53))
         return asking.recv(4096)
@@ -138,8 +138,8 @@ class TestAllocation:
         static(mesh, "one.example.com")
         first = mesh.pod("first", capture=CAPTURED, metadata=ALLOCATES)
         before = eventually(lambda: addresses(first, "one.example.com"))
-        mesh.world.stop()
-        mesh.world.start()
+        with mesh.world.abandoned():
+            pass
         second = mesh.pod("second", capture=CAPTURED, metadata=ALLOCATES)
         assert eventually(lambda: addresses(second, "one.example.com")) == before
 

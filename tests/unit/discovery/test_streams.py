@@ -21,7 +21,7 @@ from xds.errors import ProtocolError
 
 ADS = "envoy.service.discovery.v3.AggregatedDiscoveryService"
 STREAMS = 5
-SECONDS = 20.0
+SECONDS = 60.0
 UNBOUNDED = [("grpc.use_local_subchannel_pool", 1), ("grpc.max_receive_message_length", -1)]
 
 Ending = Callable[[Server, Any, Any], Awaitable[None]]
