@@ -176,8 +176,9 @@ class TestServiceEntries:
             assert call is not None
             found[host] = call.proxied.partition(" ")[0]
         assert found == {"api.wild.test": "1", "www.wild.test": "2", "deep.api.wild.test": ""}
-        call = client.get("http://one.any.test/", at="203.0.113.77").call
-        assert call is not None
+        reply = client.get("http://one.any.test/", at="203.0.113.77")
+        call = reply.call
+        assert call is not None, reply
         assert (call.server, call.proxied.partition(" ")[0]) == ("203.0.113.77", "2")
 
     def test_tls_is_originated_on_the_port_that_the_rule_names(self, mesh: Mesh) -> None:
