@@ -48,6 +48,19 @@ class Mesh:
         self.product.write("rules.yaml", routing, subsets)
 
 
+    def host(self, name: str, *http: dict[str, Any]) -> None:
+        """A VirtualService of a host that no service has."""
+        rule = {
+            "apiVersion": "networking.istio.io/v1", "kind": "VirtualService", "metadata": {"name": "host", "namespace": "default"},
+            "spec": {"hosts": [name], "http": list(http)},
+        }  # fmt: skip
+        self.product.write("host.yaml", rule)
+
+    def clients(self) -> list[dict[str, Any]]:
+        """What is known of the streams of this test's clients."""
+        return [each for each in self.product.ask("/debug/syncz") if "client.default" in each["node"]]
+
+
 def to(subset: str, weight: int = 100) -> dict[str, Any]:
     return {"destination": {"host": HOST, "subset": subset}, "weight": weight}
 
@@ -128,6 +141,28 @@ def test_a_target_may_be_any_name_of_the_service(mesh: Mesh, bootstrap: Path, na
         client.stop()
 
 
+def test_a_target_may_be_a_host_that_only_a_virtual_service_knows(mesh: Mesh, bootstrap: Path) -> None:
+    """As for a sidecar: at port 80, as no service says another."""
+    mesh.endpoints("v1", "v2")
+    mesh.rules({"route": [to("v1")]})
+    route = {"match": [{"headers": {"end-user": {"exact": "jason"}}}], "route": [to("v2")]}
+    mesh.host("shop.example", route, {"route": [to("v1")]})
+    client, short = Client(bootstrap, "xds:///shop.example:80"), Client(bootstrap, "xds:///short:80")
+    try:
+        until(lambda: set(heard(client)) == {"v1"}, lambda: heard(client))
+        assert set(heard(client, ("end-user", "jason"))) == {"v2"}
+        mesh.host("shop.example", {"route": [to("v2")]})
+        until(lambda: set(heard(client)) == {"v2"}, lambda: heard(client))
+        mesh.host("short", {"route": [to("v1")]})
+        until(lambda: set(heard(short)) == {"v1"}, lambda: heard(short))
+        until(lambda: set(heard(client, calls=1)) == {"UNAVAILABLE"}, lambda: heard(client, calls=1))
+        assert {kind["status"] for each in mesh.clients() for kind in each["types"].values()} == {"SYNCED"}
+    finally:
+        client.stop()
+        short.stop()
+        mesh.product.remove("host.yaml")
+
+
 def test_a_client_takes_all_that_it_is_given(mesh: Mesh, client: Client) -> None:
     """No rejection, with a hash policy, circuit breakers, outlier detection, retries and a timeout."""
     mesh.endpoints("v1", "v2")
@@ -141,7 +176,7 @@ def test_a_client_takes_all_that_it_is_given(mesh: Mesh, client: Client) -> None
     until(lambda: len(heard(client, ("user", "one"))) == 1 and len(heard(client, *[])) >= 1, lambda: heard(client))
     seen = {client.say(("user", str(user))) for user in range(40)}
     assert seen == {"v1", "v2"}
-    (status,) = [each for each in mesh.product.ask("/debug/syncz") if "client.default" in each["node"]]
+    (status,) = mesh.clients()
     assert {kind["status"] for kind in status["types"].values()} == {"SYNCED"}, status
     assert not mesh.product.events("push.rejected")
 

@@ -267,7 +267,10 @@ class Classes:
         c, e, r = shares.clusters, shares.endpoints, shares.routes
         yield ("gRPC clusters", (scope, c)), CLUSTER, (), p.hosts.node(scope, c, "clusters"), lambda k: p.clusters.node(scope, c, *k)
         yield ("gRPC endpoints", (scope, e)), ENDPOINTS, (), p.hosts.node(scope, e, "endpoints"), lambda k: p.assignments.node(scope, e, *k)
+        # Of one name the first group has it: what a VirtualService says of just that name goes before what it is short for.
+        yield ("gRPC listeners of rules", (scope, r)), LISTENER, (p.rule_listeners.node(scope, r),), None, None
         yield ("gRPC listeners", (scope, r)), LISTENER, (), p.hosts.node(scope, r, "listeners"), lambda k: p.listeners.node(scope, r, *k)
+        yield ("gRPC routes of rules", (scope, r)), ROUTES, (p.rule_routes.node(scope, r),), None, None
         yield ("gRPC routes", (scope, r)), ROUTES, (), p.hosts.node(scope, r, "routes"), lambda k: p.routes.node(scope, r, *k)
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from xds import flow, pb
 from xds.envoy.per_route import FAULT
-from xds.envoy.translation import SHARED, Resources, Translation, resources
+from xds.envoy.translation import SHARED, Resources, Translation, VirtualHost, resources
 from xds.envoy.virtual_hosts import domains
 from xds.mesh.model import Client, Scope
 
@@ -66,6 +66,29 @@ class Proxyless(flow.Graph):
             return ()
         return resources(self._routes(scope, client, hostname, namespace, port.number) for port in service.ports)
 
+    @flow.derived
+    def rule_listeners(self, scope: Scope, client: Client) -> Resources:
+        """A listener for each target whose host only a VirtualService knows. A pattern stands for no target that could be named."""
+        return resources(
+            grpc_listener(f"{name}:{port}", _rule_route_name(host, port))
+            for port, host in self._rule_hosts(scope, client)
+            for name in host.domains
+            if not name.startswith("*")
+        )
+
+    @flow.derived
+    def rule_routes(self, scope: Scope, client: Client) -> Resources:
+        """A route table for each host that only a VirtualService knows, and each port of it."""
+        return resources(
+            grpc_routes(_rule_route_name(host, port), pb.RouteConfiguration.FromString(host.field))
+            for port, host in self._rule_hosts(scope, client)
+        )
+
+    def _rule_hosts(self, scope: Scope, client: Client) -> Iterator[tuple[int, VirtualHost]]:
+        for port in self.mesh.rule_ports(scope):
+            for host in self._sidecars.rule_hosts(scope, client, port):
+                yield port, host
+
     def _routes(self, scope: Scope, client: Client, hostname: str, namespace: str, port: int) -> "RouteConfiguration":
         host = self._sidecars.virtual_host(scope, client, hostname, namespace, port, SHARED)
         table = pb.RouteConfiguration.FromString(b"" if host is None else host.field)
@@ -75,6 +98,10 @@ class Proxyless(flow.Graph):
 def route_name(hostname: str, port: int) -> str:
     """The name of a port's route table: as that of its cluster."""
     return f"outbound|{port}||{hostname}"
+
+
+def _rule_route_name(host: VirtualHost, port: int) -> str:
+    return route_name(host.domains[0], port)
 
 
 def grpc_listener(target: str, routes: str) -> "Listener":

@@ -349,7 +349,7 @@ class Translation(flow.Graph):
         taken = Taken()
         others: list[VirtualHost] = []
         if form != ANY_HOST:
-            for host in self._rule_hosts(scope, client, need.port):
+            for host in self.rule_hosts(scope, client, need.port):
                 if not taken.of(host.domains):
                     others.append(host)
                     taken.add(host.domains)
@@ -410,7 +410,7 @@ class Translation(flow.Graph):
         return None if message is None else VirtualHost.of(message, shortened((hostname, *service.aliases)))
 
     @flow.derived
-    def _rule_hosts(self, scope: Scope, client: Client, port: int) -> "tuple[VirtualHost, ...]":
+    def rule_hosts(self, scope: Scope, client: Client, port: int) -> "tuple[VirtualHost, ...]":
         """The hosts of this port that only a VirtualService knows."""
         view = self.mesh.view(scope)
         hosts = self.mesh.rule_hosts(scope, port)

@@ -4,7 +4,7 @@ Of those that a scope sees, the one with the most specific host wins; of several
 Sidecars never merge VirtualServices.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from xds import flow
 from xds import objects as api
@@ -76,6 +76,10 @@ class Routings(Visibility):
         """The hosts of VirtualServices that name no service of the scope, as far as `port` has them, and what governs each."""
         found = ((host, self.resolved_rule(ref)) for host, ref in self._unknown_hosts(scope).get(port, ()))
         return tuple((host, routing) for host, routing in found if routing is not None)
+
+    def rule_ports(self, scope: Scope) -> Iterable[int]:
+        """The ports that have such hosts."""
+        return self._unknown_hosts(scope)
 
     @flow.derived
     def _unknown_hosts(self, scope: Scope) -> dict[int, tuple[tuple[str, Ref], ...]]:
