@@ -11,6 +11,8 @@ from support.product import Delta, Product, assignment, cluster, listener, messa
 
 from xds.discovery.protocol import types as t
 
+TLS = "envoy.extensions.transport_sockets.tls.v3.UpstreamTlsContext"
+
 
 def test_no_names_in_the_first_request_mean_all_clusters(product: Product) -> None:
     """W1"""
@@ -547,3 +549,18 @@ def test_what_was_taken_with_a_rejected_resource_is_removed_from_a_client_that_r
         client.between()
     with Delta(product.port, node=node) as client:
         assert list(client.ask(t.CLUSTER, initial_resource_versions=held).removed_resources) == []
+
+
+def test_a_new_proxy_is_not_handed_plain_text_in_place_of_tls(product: Product) -> None:
+    """D5: not even where everybody rejects the version with TLS."""
+    product.publish("a.yaml", cluster("a"), cluster("b"))
+    socket = {"name": "envoy.transport_sockets.tls", "typed_config": {"@type": t.PREFIX + TLS}}
+    with Delta(product.port, node={"id": "one"}) as one, Delta(product.port, node={"id": "two"}) as two:
+        one.ask(t.CLUSTER)
+        one.between()
+        product.publish("a.yaml", {**cluster("a"), "transport_socket": socket}, cluster("b", timeout="9s"))
+        one.nack(one.receive(), "Error adding/updating cluster(s) a: no, b: no")
+        one.between()
+        offered = two.ask(t.CLUSTER)
+        assert message_of(offered, "a").HasField("transport_socket")
+        assert message_of(offered, "b").connect_timeout.seconds == 5  # what protects as before is the last good one

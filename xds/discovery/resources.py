@@ -7,7 +7,8 @@ go from one of its generations to another, and a stream only holds which generat
 A group tells two things apart: what was built last (`resources`) and what proxies are *offered*. They differ only where a proxy
 rejected a new version of a resource before any other acknowledged it: then the last good version is offered, until the resource
 changes, a proxy does acknowledge it, or nobody is left who could. Where there is no good version, there is nothing to offer instead: a
-rejection never takes a resource away from others.
+rejection never takes a resource away from others. Nor is there where the new version protects otherwise than the last good one: nobody
+is handed a protection that has been replaced (see `guards`).
 """
 
 import hashlib
@@ -21,6 +22,7 @@ from google.protobuf.message import DecodeError, Message
 
 from xds import pb
 from xds.discovery import wire
+from xds.discovery.guards import guards
 
 _CLUSTER = pb.type_url(pb.Cluster)
 
@@ -231,10 +233,13 @@ class Group:
             self._offer(before)
 
     def reject(self, resource: Resource) -> bool:
-        """A proxy rejected `resource`. True where that withholds it: it is the newest, nobody accepted it, and there is a good one."""
+        """A proxy rejected `resource`. True where that withholds it.
+
+        That is where it is the newest, nobody accepted it, and there is a good one that protects as it does.
+        """
         name = resource.name
         good = self._unproven.get(name)
-        if good is None or name in self.withheld or self.resources[name] != resource:
+        if good is None or name in self.withheld or self.resources[name] != resource or guards(good) != guards(resource):
             return False
         self.withheld[name] = good
         self._offer({name: resource})
