@@ -1,4 +1,4 @@
-"""What Istio's own validation refuses, by JSON path. An error quarantines the object; a warning says what will have no effect."""
+"""What Istio's validation and API servers refuse, by JSON path. An error quarantines the object; a warning tells what has no effect."""
 
 import ipaddress
 import re
@@ -6,9 +6,10 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from xds.errors import Problem
+from xds.objects import service_rules
 from xds.objects.constraints import check
 from xds.objects.destination_rule import ClientTLSSettings, DestinationRule, TrafficPolicy
-from xds.objects.kubernetes import ConfigMap
+from xds.objects.kubernetes import ConfigMap, Endpoints, EndpointSlice, Service
 from xds.objects.mesh_config import ROOT_NAMESPACE, MeshConfig, mesh_config
 from xds.objects.service_entry import PROTOCOLS, ServiceEntry, WorkloadEntry
 from xds.objects.sidecar import IstioEgressListener, IstioIngressListener, ServerTLSSettings, Sidecar
@@ -20,7 +21,6 @@ _HOST = re.compile(
 )
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", re.ASCII)
 MAX_WEIGHTS = 2**32 - 1  # Envoy: WeightedCluster
-MAX_PORT = 65535
 UNIX = "unix://"
 _APPLICATION_HOSTS = ("127.0.0.1", "[::1]", "0.0.0.0", "[::]")  # the loopback addresses, and the workload's own
 _DEFAULT_MESH = MeshConfig()
@@ -43,6 +43,12 @@ def validate(item: Any) -> list[Problem]:
             own = iter(())
         case ConfigMap():
             return list(_mesh_config(item))
+        case Service():
+            return list(service_rules.service(item))
+        case EndpointSlice():
+            return list(service_rules.endpoint_slice(item))
+        case Endpoints():
+            return list(service_rules.endpoints(item))
         case _:
             return []
     return [*own, *check("$.spec", item.spec)]
@@ -303,7 +309,7 @@ def _ingress(at: str, ingress: IstioIngressListener) -> Iterator[Problem]:
     endpoint = ingress.default_endpoint
     if endpoint and not endpoint.startswith(UNIX):
         host, _, number = endpoint.rpartition(":")
-        if host not in _APPLICATION_HOSTS or not number.isdecimal() or not 1 <= int(number) <= MAX_PORT:
+        if host not in _APPLICATION_HOSTS or not number.isdecimal() or not 1 <= int(number) <= service_rules.MAX_PORT:
             known = ", ".join(_APPLICATION_HOSTS)
             yield Problem(f"{at}.defaultEndpoint", f"must be {UNIX}/path, or a port of {known}; it is `{endpoint}`")
     if ingress.tls is not None:

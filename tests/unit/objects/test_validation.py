@@ -5,8 +5,10 @@ import pytest
 from support.verdicts import GOOD, REFUSED_BY_BOTH, REFUSED_BY_US, WITHOUT_EFFECT, Spec, http
 
 from xds.objects import KINDS, HTTPBody
-from xds.objects.decoding import Decoded, from_json
+from xds.objects.decoding import Decoded, from_json, from_yaml
 from xds.objects.formats import format_problem
+
+SLICE = "kind: EndpointSlice, apiVersion: discovery.k8s.io/v1, addressType: IPv4"
 
 
 def verdict(kind: str, spec: Spec) -> Decoded:
@@ -34,6 +36,43 @@ def test_a_good_one_is_taken_without_a_word(kind: str, spec: Spec) -> None:
     decoded = verdict(kind, spec)
     assert decoded.problems == ()
     assert decoded.object is not None
+
+
+@pytest.mark.parametrize(
+    ("text", "field"),
+    [
+        ("{kind: Service, apiVersion: v1, spec: {clusterIP: here}}", "$.spec.clusterIP"),
+        ("{kind: Service, apiVersion: v1, spec: {clusterIPs: [10.96.0.1, 10.96.0.300]}}", "$.spec.clusterIPs[1]"),
+        ("{kind: Service, apiVersion: v1, spec: {ports: [{port: 0}]}}", "$.spec.ports[0].port"),
+        ("{kind: Service, apiVersion: v1, spec: {ports: [{port: 1, targetPort: 65536}]}}", "$.spec.ports[0].targetPort"),
+        (f"{{{SLICE}, ports: [{{port: 70000}}]}}", "$.ports[0].port"),
+        (f"{{{SLICE}, endpoints: [{{addresses: [10.0.0.1]}}, {{addresses: [a.example.com]}}]}}", "$.endpoints[1].addresses[0]"),
+        (f"{{{SLICE}, endpoints: [{{addresses: ['fd00::1']}}]}}", "$.endpoints[0].addresses[0]"),
+        ("{kind: Endpoints, apiVersion: v1, subsets: [{addresses: [{ip: a}]}]}", "$.subsets[0].addresses[0].ip"),
+        ("{kind: Endpoints, apiVersion: v1, subsets: [{notReadyAddresses: [{ip: a}]}]}", "$.subsets[0].notReadyAddresses[0].ip"),
+        ("{kind: Endpoints, apiVersion: v1, subsets: [{ports: [{port: -1}]}]}", "$.subsets[0].ports[0].port"),
+    ],
+)
+def test_files_are_held_to_what_an_api_server_asks_of_services(text: str, field: str) -> None:
+    (decoded,) = from_yaml(text.replace("{kind", "{metadata: {name: it}, kind", 1), "a.yaml")
+    assert decoded.object is None
+    assert [p.field for p in decoded.problems] == [field]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{kind: Service, apiVersion: v1, spec: {clusterIP: None, clusterIPs: [None], ports: [{port: 1, targetPort: 0}]}}",
+        "{kind: Service, apiVersion: v1, spec: {clusterIP: '', ports: [{port: 65535, targetPort: web}]}}",
+        "{kind: Service, apiVersion: v1, spec: {clusterIP: 'fd96::1', clusterIPs: ['fd96::1', 10.96.0.1]}}",
+        "{kind: EndpointSlice, apiVersion: discovery.k8s.io/v1, addressType: FQDN, endpoints: [{addresses: [a.example.com]}]}",
+        f"{{{SLICE}, ports: [{{name: all}}], endpoints: [{{addresses: [10.0.0.1]}}]}}",
+        "{kind: Endpoints, apiVersion: v1, subsets: [{addresses: [{ip: 10.0.0.1}, {ip: 'fd00::1'}], ports: [{port: 80}]}]}",
+    ],
+)
+def test_what_an_api_server_takes_of_them_is_taken(text: str) -> None:
+    (decoded,) = from_yaml(text.replace("{kind", "{metadata: {name: it}, kind", 1), "a.yaml")
+    assert (decoded.object is not None, decoded.problems) == (True, ())
 
 
 @pytest.mark.parametrize("text", ["_-8=", "/+8=", "_-8"])
