@@ -136,6 +136,16 @@ def test_a_name_subscribed_to_again_is_sent_again(product: Product) -> None:
         assert names_of(client.ask(t.ENDPOINTS, "a")) == {"a"}
 
 
+def test_a_star_subscribed_to_again_sends_all_again(product: Product) -> None:
+    """W6: beside the legacy wildcard too."""
+    product.publish("a.yaml", cluster("a"), cluster("b"))
+    with Delta(product.port) as client:
+        client.ask(t.CLUSTER)
+        for _ in range(2):
+            assert names_of(client.ask(t.CLUSTER, "*")) == {"a", "b"}
+        assert client.between() == []
+
+
 def test_what_is_unsubscribed_is_not_sent_any_more(product: Product) -> None:
     """W8"""
     product.publish("a.yaml", assignment("a"), assignment("b"))

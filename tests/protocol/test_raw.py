@@ -176,6 +176,24 @@ def test_a_version_that_is_given_is_told(product: Product) -> None:
         assert versions_of([client.next(t.CLUSTER)]) == {"a": "8"}
 
 
+def test_a_version_that_all_of_a_type_are_given_is_that_of_the_type(product: Product) -> None:
+    """V2"""
+
+    def version(number: int, *resources: dict[str, object]) -> list[dict[str, object]]:
+        return [{"resource": each, "version": number} for each in resources]
+
+    product.publish("a.yaml", *version(7, cluster("a"), cluster("b")), *version(1, assignment("a")))
+    with Sotw(product.port) as whole, Delta(product.port) as client:
+        assert whole.ask(t.CLUSTER).version_info == "7"
+        assert whole.ask(t.ENDPOINTS, "a").version_info == "1"
+        assert client.ask(t.CLUSTER).system_version_info == "7"
+        product.publish("a.yaml", *version(8, cluster("a", timeout="9s"), cluster("b")))
+        assert whole.next(t.CLUSTER).version_info == "8"
+        assert client.next(t.CLUSTER).system_version_info == "8"
+        product.publish("a.yaml", *version(9, cluster("a")), *version(8, cluster("b")))
+        assert whole.next(t.CLUSTER).version_info not in {"8", "9"}
+
+
 def test_a_change_under_a_version_that_stays_is_said_not_to_be_sent(product: Product) -> None:
     product.publish("a.yaml", {"resource": cluster("a"), "version": "7"})
     product.publish("a.yaml", {"resource": cluster("a", timeout="9s"), "version": "7"})

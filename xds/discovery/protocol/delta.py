@@ -77,7 +77,7 @@ class DeltaSession(Session):
         before, groups = watch.subscription, watch.known.groups
         watch.asked = watch.asked.changed(subscribe, unsubscribe)
         after = watch.subscription = resolved(watch.asked, groups)
-        if after.wildcard and not before.wildcard:
+        if after.wildcard and (not before.wildcard or WILDCARD in subscribe):  # W6 for all names there are
             watch.known = Known.nothing(groups)
             watch.owed = True
         again = subscribe - {WILDCARD} - unsubscribe  # W6, even where it has them

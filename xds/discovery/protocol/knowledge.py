@@ -7,6 +7,7 @@ one reference each to the same `Known`, and what they miss after a change is com
 
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
 from typing import Any, Final, NamedTuple
 from weakref import WeakValueDictionary
 
@@ -50,7 +51,7 @@ class Known:
         found = _all.get(key)
         if found is None:
             sent = bool(generations) and generations[0] != NOTHING
-            version = f"{sum(group.fingerprint for group in groups) & _MASK:016x}" if sent or not groups else ""
+            version = _common_version(groups) if sent or not groups else ""
             if deviations:
                 version = f"{version}~{_stable_hash(deviations):08x}"
             found = _all[key] = cls(groups, generations, deviations, version)
@@ -122,6 +123,14 @@ class Known:
 
 _all: WeakValueDictionary[tuple[Groups, tuple[int, ...], frozenset[tuple[str, str]] | Names], Known] = WeakValueDictionary()
 _MASK = (1 << 64) - 1
+
+
+def _common_version(groups: Groups) -> str:
+    """The version of all that `groups` offer: the one that each resource has, as where an author gives it, else a hash of all."""
+    versions = {resource.version for group in groups for resource in islice(group.offered(), 2)}
+    if len(versions) == 1 and all(resource.version in versions for group in groups for resource in group.offered()):
+        return versions.pop()
+    return f"{sum(group.fingerprint for group in groups) & _MASK:016x}"
 
 
 def _stable_hash(deviations: Mapping[str, str]) -> int:
