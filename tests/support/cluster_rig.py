@@ -140,6 +140,7 @@ class Envoy:
 
     def __init__(self, bootstrap: pb.Bootstrap) -> None:
         self._directory = Path(tempfile.mkdtemp(prefix="clusters-"))
+        self._last_words: str | None = None
         bootstrap.admin.address.socket_address.address = "127.0.0.1"
         bootstrap.admin.address.socket_address.port_value = 0
         (self._directory / "envoy.pb").write_bytes(bootstrap.SerializeToString())
@@ -161,11 +162,13 @@ class Envoy:
     def __exit__(self, *_: object) -> None:
         self._process.kill()
         self._process.wait()
+        self._last_words = self.log
         shutil.rmtree(self._directory)
 
     @property
     def log(self) -> str:
-        return (self._directory / "log").read_text()
+        """What it has said, also once it has ended."""
+        return (self._directory / "log").read_text() if self._last_words is None else self._last_words
 
     def get(self, path: str) -> str:
         """What the admin page at `path` says."""
