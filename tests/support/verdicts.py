@@ -218,7 +218,11 @@ REFUSED_BY_US: list[tuple[str, Spec, str]] = [
     ("DestinationRule", policy(portLevelSettings=[{"tls": {}}]), "$.spec.trafficPolicy.portLevelSettings[0].port"),
     ("Sidecar", {"egress": [{"hosts": ["a"]}]}, "$.spec.egress[0].hosts[0]"),
     ("Sidecar", {"egress": [{"hosts": []}]}, "$.spec.egress[0].hosts"),
-    ("Sidecar", {"ingress": [{"port": {}}]}, "$.spec.ingress[0].port"),
+    ("Sidecar", {"ingress": [{"port": {}}]}, "$.spec.ingress[0].port.number"),
+    ("Sidecar", {"ingress": [{"port": {**HTTP_PORT, "number": 65536}}]}, "$.spec.ingress[0].port.number"),
+    ("Sidecar", {"egress": [{"hosts": ["./*"], "port": {**HTTP_PORT, "number": 65536}}]}, "$.spec.egress[0].port.number"),
+    ("Sidecar", {"ingress": [{"port": HTTP_PORT, "defaultEndpoint": f"unix:///{'a' * 108}"}]}, "$.spec.ingress[0].defaultEndpoint"),
+    ("ServiceEntry", entry(resolution="STATIC", endpoints=[{"address": f"unix:///{'a' * 108}"}]), "$.spec.endpoints[0].address"),
     ("Sidecar", {"egress": [{"hosts": ["./*"], "bind": "127.0.0.1"}]}, "$.spec.egress[0].port"),
     ("Sidecar", {"egress": [{"hosts": ["./*"], "bind": "localhost", "port": HTTP_PORT}]}, "$.spec.egress[0].bind"),
     (

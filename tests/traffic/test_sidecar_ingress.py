@@ -16,6 +16,10 @@ from xds.mesh.model import Mode
 
 PORT = {"name": "http", "port": 80, "targetPort": 9080}
 RAW = {"name": "tcp", "port": 81, "targetPort": 9081}
+ELSEWHERE = """
+workloadSelector: {labels: {app: server}}
+ingress: [{port: {number: 9080, protocol: HTTP, name: http}, defaultEndpoint: '127.0.0.1:9081'}]
+"""
 
 
 class Stage:
@@ -284,3 +288,28 @@ def test_a_transparent_proxy_keeps_its_callers_address(mesh: Mesh) -> None:
     for call in (client.get("http://server/").call, client.tcp(service.host, 81)):
         assert call is not None
         assert (call.server, call.peer) == ("server", client.address)
+
+
+def test_a_transparent_proxy_calls_applications_on_the_loopback_address(mesh: Mesh) -> None:
+    """From its own: nobody answers from there to the address of another machine."""
+    server = mesh.pod("server", ports=[9080, 9081], mode=Mode.TPROXY)
+    mesh.service("server", {}, [PORT, RAW], pods=[server])
+    sidecar(mesh, ELSEWHERE)
+    client = mesh.pod("client")
+    call = client.get("http://server/").call
+    assert call is not None
+    assert (call.server, call.port, call.peer) == ("server", 9081, "127.0.0.1")
+
+
+def test_a_workload_of_no_service_is_called_at_its_own_ports(mesh: Mesh) -> None:
+    server = mesh.pod("server", ports=[9080, 9081])
+    sidecar(mesh, ELSEWHERE)
+    client = mesh.pod("client")
+
+    def port() -> int:
+        call = client.get(f"http://{server.address}:9080/").call
+        return 0 if call is None else call.port
+
+    assert port() == 9080
+    mesh.service("server", {}, [PORT], pods=[server])
+    eventually(lambda: port() == 9081)

@@ -6,7 +6,7 @@ serve, and some for all others: those are passed on to where they were going. On
 """
 
 import enum
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from xds.pb import envoy_config_listener_v3_ListenerFilter_Init as ListenerFilter
 
 VIRTUAL_INBOUND = "virtualInbound"
+LOOPBACKS = ("127.", "[::1]")
 
 
 class Mtls(enum.Enum):
@@ -91,7 +92,7 @@ def inbound_listeners(client: Client, inbounds: Iterable[Inbound], config: MeshC
     return virtual + [bound_inbound(client, inbound, config) for inbound in bound.values()]
 
 
-def virtual_inbound(client: Client, inbounds: Iterable[Inbound], config: MeshConfig) -> pb.Listener:
+def virtual_inbound(client: Client, inbounds: Collection[Inbound], config: MeshConfig) -> pb.Listener:
     """The listener that captured calls come to, with chains for `inbounds` (one at most for each port) and for all other ports.
 
     A call to its own port was not redirected from anywhere: to pass it on would send it round for ever.
@@ -107,7 +108,7 @@ def virtual_inbound(client: Client, inbounds: Iterable[Inbound], config: MeshCon
     transparent = client.mode is Mode.TPROXY
     filters = [original_destination()]
     if transparent:
-        filters.append(original_source())
+        filters.append(original_source(inbound.port for inbound in inbounds if inbound.forward_to.startswith(LOOPBACKS)))
     return pb.Listener(
         name=VIRTUAL_INBOUND,
         address=address(bind, port),

@@ -28,7 +28,8 @@ class Inbounds(Policies):
         targets = self._by_age(self.targets(client.namespace, client.addresses, client.labels))
         pool = None if sidecar is None else sidecar.spec.inbound_connection_pool
         if sidecar is not None and sidecar.spec.ingress:
-            found = [self._ingress(listener, client, targets) for listener in sidecar.spec.ingress]
+            # Istio: "inbound ports are configured if and only if the workload instance is associated with a service".
+            found = [self._ingress(listener, client, targets) for listener in sidecar.spec.ingress if targets]
         else:
             found = [self._of_service(service, target, client) for service, target in targets]
         found = [i if i.pool is not None else msgspec.structs.replace(i, pool=pool or self._pool(scope, i)) for i in found]

@@ -21,6 +21,7 @@ _HOST = re.compile(
 )
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", re.ASCII)
 MAX_WEIGHTS = 2**32 - 1  # Envoy: WeightedCluster
+MAX_SOCKET_PATH = 107  # unix(7): 108 bytes with the zero at the end
 UNIX = "unix://"
 _APPLICATION_HOSTS = ("127.0.0.1", "[::1]", "0.0.0.0", "[::]")  # the loopback addresses, and the workload's own
 _DEFAULT_MESH = MeshConfig()
@@ -252,6 +253,7 @@ def _service_entry(item: ServiceEntry) -> Iterator[Problem]:  # noqa: C901 - one
                 yield Problem(f"$.spec.endpoints[{i}].address", f"resolution STATIC needs an IP address, not {endpoint.address!r}")
     sockets = [i for i, endpoint in enumerate(spec.endpoints) if (endpoint.address or "").startswith(UNIX)]
     for i in sockets:
+        yield from _socket(f"$.spec.endpoints[{i}].address", spec.endpoints[i].address or "")
         if spec.resolution != "STATIC":
             yield Problem(f"$.spec.endpoints[{i}].address", "a Unix socket needs resolution STATIC")
         if len(spec.ports) > 1:
@@ -268,11 +270,11 @@ def _sidecar(item: Sidecar) -> Iterator[Problem]:
         yield from _egress(f"$.spec.egress[{i}]", egress)
     numbers: set[int] = set()
     for i, ingress in enumerate(item.spec.ingress):
-        number = ingress.port.number or 0
+        number = ingress.port.number
         yield from _ingress(f"$.spec.ingress[{i}]", ingress)
-        if number in numbers:
+        if number and number in numbers:
             yield Problem(f"$.spec.ingress[{i}].port.number", f"the port {number} stands twice")
-        numbers.add(number)
+        numbers.add(number or 0)
     policy = item.spec.outbound_traffic_policy
     if policy is not None and policy.egress_proxy is not None:
         at = "$.spec.outboundTrafficPolicy.egressProxy"
@@ -289,6 +291,8 @@ def _egress(at: str, egress: IstioEgressListener) -> Iterator[Problem]:
         if not slash or not namespace or not name:
             yield Problem(f"{at}.hosts[{j}]", f"{host!r} is not of the form namespace/host; ./* means this namespace")
     is_unix = (egress.bind or "").startswith(UNIX)
+    if is_unix:
+        yield from _socket(f"{at}.bind", egress.bind or "")
     if is_unix and egress.capture_mode == "IPTABLES":
         yield Problem(f"{at}.captureMode", "nothing is captured for a Unix socket")
     if egress.bind and not is_unix:
@@ -297,17 +301,20 @@ def _egress(at: str, egress: IstioEgressListener) -> Iterator[Problem]:
         if egress.port is None or not egress.port.number:
             yield Problem(f"{at}.port", "a listener with an address of its own needs a port")
     if egress.port is not None:
+        if egress.port.number:
+            yield from _port(f"{at}.port.number", egress.port.number)
         yield from _protocol(f"{at}.port.protocol", egress.port.protocol)
 
 
 def _ingress(at: str, ingress: IstioIngressListener) -> Iterator[Problem]:
-    if not ingress.port.number:
-        yield Problem(f"{at}.port", "an ingress listener needs a port")
+    yield from _port(f"{at}.port.number", ingress.port.number)
     yield from _protocol(f"{at}.port.protocol", ingress.port.protocol)
     if ingress.bind and not _is_ip(ingress.bind):
         yield Problem(f"{at}.bind", f"{ingress.bind!r} is no IP address")
     endpoint = ingress.default_endpoint
-    if endpoint and not endpoint.startswith(UNIX):
+    if endpoint and endpoint.startswith(UNIX):
+        yield from _socket(f"{at}.defaultEndpoint", endpoint)
+    elif endpoint:
         host, _, number = endpoint.rpartition(":")
         if host not in _APPLICATION_HOSTS or not number.isdecimal() or not 1 <= int(number) <= service_rules.MAX_PORT:
             known = ", ".join(_APPLICATION_HOSTS)
@@ -347,6 +354,11 @@ def _is_ip(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _socket(at: str, address: str) -> Iterator[Problem]:
+    if len(address.removeprefix(UNIX).encode()) > MAX_SOCKET_PATH:
+        yield Problem(at, f"the path of a Unix socket has {MAX_SOCKET_PATH} bytes at most")
 
 
 def _port(at: str, number: int | None) -> Iterator[Problem]:

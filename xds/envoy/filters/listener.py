@@ -27,9 +27,12 @@ def original_destination() -> "ListenerFilter":
     return _filter("original_dst", pb.OriginalDst())
 
 
-def original_source() -> "ListenerFilter":
-    """Makes the proxy call the application from its caller's address, in a way that the capture's rules recognise."""
-    return _filter("original_src", pb.OriginalSrc(mark=OUR_MARK))
+def original_source(but: Iterable[int] = ()) -> "ListenerFilter":
+    """Makes the proxy call the application from its caller's address, in a way that the capture's rules recognise.
+
+    Not on the ports `but`, whose applications are on a loopback address: nobody answers from there to another machine's address.
+    """
+    return _filter("original_src", pb.OriginalSrc(mark=OUR_MARK), _any_of(but))
 
 
 def inspectors(tls: bool, http: bool) -> "list[ListenerFilter]":
@@ -58,8 +61,13 @@ def _except(needed: dict[int, bool]) -> "Predicate | None":
     """Matches the ports where an inspector has nothing to do; None where it runs on all."""
     elsewhere = needed.get(0, False)
     others = sorted(port for port, need in needed.items() if port and need != elsewhere)
-    rules: list[Predicate] = [{"destination_port_range": {"start": port, "end": port + 1}} for port in others]
+    listed = _any_of(others)
+    return listed if elsewhere or listed is None else {"not_match": listed}
+
+
+def _any_of(ports: Iterable[int]) -> "Predicate | None":
+    """Matches connections to one of `ports`; None where there are none."""
+    rules: list[Predicate] = [{"destination_port_range": {"start": port, "end": port + 1}} for port in ports]
     if not rules:
         return None
-    listed: Predicate = rules[0] if len(rules) == 1 else {"or_match": {"rules": rules}}
-    return listed if elsewhere else {"not_match": listed}
+    return rules[0] if len(rules) == 1 else {"or_match": {"rules": rules}}
