@@ -213,6 +213,31 @@ def test_one_request_subscribes_and_unsubscribes_and_acknowledges(product: Produ
         assert names_of(client.next(t.ENDPOINTS)) == {"b"}
 
 
+def test_a_name_subscribed_to_and_left_in_one_request_is_not_answered(product: Product) -> None:
+    """W9"""
+    product.publish("a.yaml", assignment("a"), assignment("b"))
+    with Delta(product.port) as client:
+        client.ask(t.ENDPOINTS, "a")
+        client.send(type_url=t.ENDPOINTS, resource_names_subscribe=["b"], resource_names_unsubscribe=["b"])
+        assert client.between() == []
+        product.publish("a.yaml", assignment("a"), assignment("b", 81))
+        assert client.between() == []
+
+
+def test_a_client_that_leaves_everything_may_ask_for_all(product: Product) -> None:
+    """W2, W3"""
+    product.publish("a.yaml", assignment("a"), assignment("b"))
+    with Delta(product.port) as client:
+        client.ask(t.ENDPOINTS, "a", "x")
+        client.unsubscribe(t.ENDPOINTS, "a", "x")
+        product.publish("b.yaml", assignment("x"))
+        assert client.between() == []
+        assert names_of(client.ask(t.ENDPOINTS, "*")) == {"a", "b", "x"}
+        client.unsubscribe(t.ENDPOINTS, "*")
+        product.publish("b.yaml", assignment("x", 81))
+        assert client.between() == []
+
+
 def test_a_change_of_subscription_with_an_old_nonce_counts(product: Product) -> None:
     """V4: only the acknowledgement in it is stale."""
     product.publish("a.yaml", assignment("a"), assignment("b"))

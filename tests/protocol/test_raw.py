@@ -115,6 +115,75 @@ def test_directories_below_are_read_and_hidden_files_are_not(product: Product) -
         assert list(client.next(t.CLUSTER).removed_resources) == ["a"]
 
 
+def test_files_may_be_written_in_place_and_renamed(product: Product) -> None:
+    file = product.directory / "a.yaml"
+    with Delta(product.port) as client, Sotw(product.port) as whole:
+        client.ask(t.CLUSTER)
+        whole.ask(t.CLUSTER)
+        file.write_text(json.dumps(cluster("a")) + "\n---\n" + json.dumps(cluster("b")))
+        until_names(client, whole, {"a", "b"})
+        file.rename(product.directory / "b.yaml")
+        product.settle()
+        assert client.between() == []
+        assert whole.between() == []
+        (product.directory / "b.yaml").write_text(json.dumps(cluster("a")))
+        assert list(client.next(t.CLUSTER).removed_resources) == ["b"]
+        assert names_of(whole.next(t.CLUSTER)) == {"a"}
+
+
+def until_names(client: Delta, whole: Sotw, names: set[str]) -> None:
+    """Take what comes until both have these: a file may be looked at while it is written."""
+    held: set[str] = set()
+    while held != names:
+        held |= names_of(client.next(t.CLUSTER))
+    while names_of(whole.next(t.CLUSTER)) != names:
+        pass
+
+
+EVERY_TYPE: dict[str, dict[str, object]] = {
+    t.CLUSTER: cluster("x"),
+    t.ENDPOINTS: assignment("x"),
+    t.LISTENER: listener("x"),
+    t.SCOPED_ROUTE: {"name": "x", "route_configuration_name": "x", "key": {"fragments": [{"string_key": "a"}]}},
+    t.ROUTE: routes("x"),
+    t.VIRTUAL_HOST: {"name": "x/a", "domains": ["a"]},
+    t.SECRET: {"name": "x", "generic_secret": {"secret": {"inline_string": "s"}}},
+    t.EXTENSION: {"name": "x", "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"}},
+    t.RUNTIME: {"name": "x", "layer": {"a": 1}},
+}
+
+
+@pytest.mark.parametrize("client_of", [Delta, Sotw])
+def test_every_type_is_served_by_name_and_by_star(product: Product, client_of: type[Delta] | type[Sotw]) -> None:
+    product.publish("a.yaml", *({"@type": kind, **resource} for kind, resource in EVERY_TYPE.items()))
+    for star in (False, True):
+        with client_of(product.port) as client:
+            for kind, resource in EVERY_TYPE.items():
+                name = "*" if star else resource.get("name") or resource["cluster_name"]
+                assert len(client.ask(kind, str(name)).resources) == 1, kind
+
+
+@pytest.mark.parametrize("client_of", [Delta, Sotw])
+@pytest.mark.parametrize("name", ["a b", "ü/ß", "a:b|c,d", "x" * 2000, "*/*", "**", "xdstp", "a?b=c"])
+def test_a_name_may_be_anything(product: Product, client_of: type[Delta] | type[Sotw], name: str) -> None:
+    product.publish("a.yaml", assignment(name), assignment("other"))
+    with client_of(product.port) as client:
+        assert names_of(client.ask(t.ENDPOINTS, name)) == {name}
+
+
+@pytest.mark.parametrize("client_of", [Delta, Sotw])
+def test_a_client_that_acknowledges_nothing_is_served_everything(product: Product, client_of: type[Delta] | type[Sotw]) -> None:
+    """V13: it is waited for, but not for long."""
+    product.publish("a.yaml", cluster("a", eds=True), assignment("a"), listener("l"), routes("r", "a"))
+    wanted = {t.CLUSTER: (), t.ENDPOINTS: ("a",), t.LISTENER: (), t.ROUTE: ("r",)}
+    with client_of(product.port) as client:
+        for kind, names in wanted.items():
+            client.subscribe(kind, *names)
+        assert {client.receive().type_url for _ in wanted} == wanted.keys()
+        product.write("b.yaml", cluster("b"))
+        assert "b" in names_of(client.receive())
+
+
 def test_the_directory_itself_may_be_replaced(tmp_path: Path) -> None:
     directory = tmp_path / "resources"
     with Product(directory=directory) as product:
