@@ -393,6 +393,8 @@ def main() -> None:
         create(kube, scene)
         subjects = [ours(sys.executable, kube)]
         if options.against:
+            namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "istio-system"}}
+            kube.request("POST", "/api/v1/namespaces", namespace)  # it keeps its leases and its CA there, and is not ready without
             subjects.append(istiod(options.against, kube))
         if options.against_commit:
             subjects.append(ours(stack.enter_context(older(options.against_commit, folder)), kube, options.against_commit))
