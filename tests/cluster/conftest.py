@@ -22,7 +22,7 @@ url, times, headers = sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3])
 answers = []
 for _ in range(times):
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=20) as response:
+        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=120) as response:
             answers.append(json.load(response))
     except urllib.error.HTTPError as e:
         answers.append(e.code)

@@ -2,7 +2,6 @@
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -124,60 +123,9 @@ class TestKindsOfSidecars:
         self.removed(mesh, "job")
 
 
-@pytest.fixture(scope="module")
-def caller(mesh: Mesh) -> Iterator[Callable[[], dict[str, Any]]]:
-    """A pod in the mesh that calls reviews all the time; tells how that went so far."""
-    mesh.apply(bookinfo.manifests(bookinfo.pod("caller", "-Ic", bookinfo.program("caller"), "http://reviews:9080/")))
-    mesh.node.kubectl("-n", "shop", "wait", "pod/caller", "--for=condition=Ready", "--timeout=180s")
-    report = f"http://{mesh.node.get('pod', '-n', 'shop', 'caller')['status']['podIP']}:9090/"
-    mesh.node.until(lambda: isinstance(mesh.call(report)[0], dict), "the caller to tell")  # it is Ready before it listens
-    yield lambda: mesh.call(report)[0]
-    mesh.node.kubectl("-n", "shop", "delete", "pod", "caller", "--wait=false")
-
-
-@pytest.fixture
-def went_on(mesh: Mesh, caller: Callable[[], dict[str, Any]]) -> Callable[[], None]:
-    """Checks that the caller had no failure since the test began, and still gets answers."""
-    known = len(caller()["failures"])
-
-    def went_on() -> None:
-        before = caller()["answered"]
-        mesh.node.until(lambda: caller()["answered"] > before + 200, "200 more answered calls")
-        assert caller()["failures"][known:] == []
-
-    went_on()
-    return went_on
-
-
-class TestLifeCycle:
-    """What happens to a client in the mesh that calls all the time: nothing."""
-
-    def test_pods_are_replaced(self, mesh: Mesh, went_on: Callable[[], None]) -> None:
-        mesh.node.kubectl("-n", "shop", "rollout", "restart", "deployment")
-        mesh.rolled_out()
-        went_on()
-
-    def test_a_service_grows_and_shrinks(self, mesh: Mesh, went_on: Callable[[], None]) -> None:
-        for replicas in (6, 1):
-            mesh.node.kubectl("-n", "shop", "scale", "deployment/reviews-v1", f"--replicas={replicas}")
-            mesh.rolled_out()
-            went_on()
-
-    def test_the_control_plane_is_replaced(self, mesh: Mesh, went_on: Callable[[], None]) -> None:
-        mesh.node.kubectl("-n", "istio-system", "rollout", "restart", "deployment/istiod")
-        mesh.rolled_out("istio-system")
-        mesh.node.until(mesh.synced, "all proxies to be SYNCED with the new replicas")
-        went_on()
-
-    def test_the_control_plane_is_gone_and_comes_back(self, mesh: Mesh, went_on: Callable[[], None]) -> None:
-        mesh.node.kubectl("-n", "istio-system", "delete", "hpa", "istiod")
-        mesh.node.kubectl("-n", "istio-system", "scale", "deployment/istiod", "--replicas=0")
-        mesh.node.until(lambda: not mesh.node.get("pods", "-n", "istio-system", "-l", "app=istiod")["items"], "no control plane")
-        went_on()
-        mesh.node.kubectl("-n", "istio-system", "scale", "deployment/istiod", "--replicas=2")
-        mesh.rolled_out("istio-system")
-        mesh.node.until(mesh.synced, "all proxies to be SYNCED again")
-        went_on()
+def replicas(mesh: Mesh) -> list[str]:
+    pods = mesh.node.get("pods", "-n", "istio-system", "-l", "app.kubernetes.io/name=xds")["items"]
+    return [pod["metadata"]["name"] for pod in pods]
 
 
 class TestCheck:
@@ -216,6 +164,16 @@ class TestCheck:
         finally:
             for what in ("pod/bare", "virtualservice/wrong", "service/unnamed"):
                 mesh.node.kubectl("-n", "shop", "delete", what, "--wait=false")
+
+    def test_an_istio_beside_it_is_not_asked(self, mesh: Mesh) -> None:
+        other = bookinfo.pod("istio", "-Ic", bookinfo.program("idle"), labels={"app": "istiod", "istio.io/rev": "istio"})
+        mesh.node.kubectl("apply", "-n", "istio-system", "-f", "-", stdin=bookinfo.manifests(other))
+        mesh.node.kubectl("-n", "istio-system", "wait", "pod/istio", "--for=condition=Ready", "--timeout=60s")
+        try:
+            assert {status for status, _ in self.findings(mesh).values()} == {"ok"}
+            assert {proxy["replica"] for proxy in mesh.proxies()} <= set(replicas(mesh))
+        finally:
+            mesh.node.kubectl("-n", "istio-system", "delete", "pod", "istio")
 
     def test_text_says_what_to_do(self, mesh: Mesh) -> None:
         shown = mesh.xds("check", "--revision", "absent", check=False).stdout

@@ -42,12 +42,20 @@ def test_the_chart_is_without_fault() -> None:
         ("injection.excludeInboundPorts=http", "excludeInboundPorts"),
         ("revision=UPPER", "revision"),
         ("imag.tag=x", "imag"),
+        ("injection.excludeIPRanges=all", "excludeIPRanges"),
+        ("injection.includeInboundPorts=80000", "includeInboundPorts"),
+        ("injection.resources.requests.cpu=much", "cpu"),
+        ("autoscaling.maxReplicas=1", "maxReplicas"),
     ],
 )
 def test_values_that_make_no_sense_are_refused_by_name(value: str, named: str) -> None:
     done = template("--set", value)
     assert done.returncode != 0
     assert named in done.stderr
+
+
+def test_one_port_may_be_a_number() -> None:
+    assert 'excludeOutboundPorts: "3306"' in template("--set", "injection.excludeOutboundPorts=3306").stdout
 
 
 def test_it_is_installed_where_the_meshs_configuration_is() -> None:

@@ -18,6 +18,7 @@ SECURITY = {
     "allowPrivilegeEscalation": False, "runAsNonRoot": True, "capabilities": {"drop": ["ALL"]},
     "seccompProfile": {"type": "RuntimeDefault"},
 }  # fmt: skip
+PATIENT = {"timeoutSeconds": 10, "failureThreshold": 30}  # a busy machine is no reason to take a pod out of service
 RULES = """
 apiVersion: networking.istio.io/v1
 kind: DestinationRule
@@ -68,7 +69,7 @@ def application(name: str, version: str, annotations: dict[str, str] | None = No
         "command": command,
         "ports": [{"containerPort": 9080}],
         "securityContext": SECURITY,
-        "readinessProbe": {**PROBES[name == "reviews"], "periodSeconds": 1},
+        "readinessProbe": {**PROBES[name == "reviews"], "periodSeconds": 1, **PATIENT},
     }
     return {
         "metadata": {"labels": {"app": name, "version": version}, "annotations": annotations or {}},

@@ -85,11 +85,7 @@ class Node:
         self._run("kube-scheduler", *own)
         poll(lambda: self.inside(*CTR, "version", check=False).returncode == 0, "containerd", seconds=120)
         self._own_images()
-        node = self.directory / "kubelet"
-        self._run(
-            "kubelet", f"--kubeconfig={self.directory / 'node.kubeconfig'}", f"--config={self.directory / 'kubelet.yaml'}",
-            "--hostname-override=node-1", f"--node-ip={ADDRESS}", f"--root-dir={node}", f"--cert-dir={node / 'pki'}",
-        )  # fmt: skip
+        self._kubelet()
         self._run("kube-proxy", f"--config={self.directory / 'kube-proxy.yaml'}")
         poll(self._ready, "the node to be Ready", seconds=120)
         self.apply(DNS_SERVER)
@@ -145,6 +141,38 @@ class Node:
         """Make an image known to the node."""
         self.inside(*CTR, "images", "import", "--all-platforms", archive)
 
+    def tag(self, image: str, tag: str) -> None:
+        """Make an image known by another tag as well."""
+        self.inside(*CTR, "images", "tag", "--force", image, f"{image.rpartition(':')[0]}:{tag}")
+
+    def crash(self, namespace: str, pod: str, *containers: str) -> None:
+        """Kill what runs in these containers of a pod, without a word."""
+        for container in containers:
+            labels = {"pod.namespace": namespace, "pod.name": pod, "container.name": container}
+            wanted = ",".join(f'labels."io.kubernetes.{name}"=={value}' for name, value in labels.items())
+            running = {line.split()[0] for line in self.inside(*CTR, "tasks", "ls").stdout.splitlines() if "RUNNING" in line}
+            (found,) = running & set(self.inside(*CTR, "containers", "ls", "-q", wanted).stdout.split())
+            self.inside(*CTR, "tasks", "kill", "--signal", "SIGKILL", found)
+
+    def restart_kubelet(self) -> None:
+        """End the kubelet, and start another; returns when that has said that the node is alive, and knows its pods."""
+
+        def alive() -> str:
+            renewed: str = self.get("lease", "-n", "kube-node-lease", "node-1")["spec"]["renewTime"]
+            return renewed
+
+        def known() -> bool:
+            pods = json.loads(self.kubectl("get", "--raw", "/api/v1/nodes/node-1/proxy/pods"))["items"] or ()
+            return len(pods) >= len(self.get("pods", "-A")["items"])
+
+        entered = self._processes.pop("kubelet")
+        (kubelet,) = _children(entered.pid)
+        os.kill(kubelet, signal.SIGTERM)
+        entered.wait(60)
+        last = alive()
+        self._kubelet()
+        self.until(lambda: alive() != last and known(), "the new kubelet")
+
     def until(self, condition: Callable[[], Any], what: str, seconds: float = 120) -> Any:
         """What `condition` returns once that is true. With the state of all pods in the error when it is not in time."""
         deadline = time.monotonic() + seconds
@@ -184,8 +212,7 @@ class Node:
                 stdout=log, stderr=log,
             )  # fmt: skip
         poll(self._begun, "namespaces")
-        children = Path(f"/proc/{self._init.pid}/task/{self._init.pid}/children").read_text().split()
-        self._pid = int(children[0])
+        self._pid = _children(self._init.pid)[0]
 
     def _begun(self) -> bool:
         assert self._init is not None
@@ -194,6 +221,13 @@ class Node:
 
     def _entering(self, *command: str | Path) -> list[str]:
         return ["nsenter", f"--target={self._pid}", "--mount", "--net", "--pid", *map(str, command)]
+
+    def _kubelet(self) -> None:
+        root = self.directory / "kubelet"
+        self._run(
+            "kubelet", f"--kubeconfig={self.directory / 'node.kubeconfig'}", f"--config={self.directory / 'kubelet.yaml'}",
+            "--hostname-override=node-1", f"--node-ip={ADDRESS}", f"--root-dir={root}", f"--cert-dir={root / 'pki'}",
+        )  # fmt: skip
 
     def _run(self, name: str, *flags: str) -> None:
         self._run_path(name, *flags, path=binary(name))
@@ -313,6 +347,11 @@ state = "/run/xds/state"
                 write(archive, Path(root), name, {"Entrypoint": entry})
             self.load(archive)
             archive.unlink()
+
+
+def _children(pid: int) -> list[int]:
+    """The processes that a process has started, in order, as this machine numbers them."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def _image_writer() -> Callable[..., None]:

@@ -102,6 +102,11 @@ class Ports(msgspec.Struct, frozen=True, kw_only=True):
     listen: str = ""  # all addresses, unless given
 
 
+# A stream that breaks is opened again after a random time up to the interval, which doubles. Envoy's own maximum of 30 s would have proxies
+# call replicas that are gone for so long after a control plane has come back.
+_RECONNECT: Any = {"retry_back_off": {"base_interval": timedelta(milliseconds=500), "max_interval": timedelta(seconds=10)}}
+
+
 def bootstrap(
     node: Node,
     discovery_address: str,
@@ -146,7 +151,7 @@ def bootstrap(
                 "api_type": "DELTA_GRPC" if delta else "GRPC",
                 "transport_api_version": "V3",
                 "set_node_on_first_message_only": True,
-                "grpc_services": [{"envoy_grpc": {"cluster_name": XDS_CLUSTER}}],
+                "grpc_services": [{"envoy_grpc": {"cluster_name": XDS_CLUSTER, "retry_policy": _RECONNECT}}],
             },
             "cds_config": _ads(),
             "lds_config": _ads(),

@@ -2,6 +2,8 @@
 
 `http://HOST:PORT/` is asked for; to `tcp://HOST:PORT` a line is written, and one comes back. Each URL has four callers: two on connections
 that stay open until they are told to close them (`connection: close`, or a line that begins with `last`), two that open one for each call.
+`/pause` is answered when all of them have finished and hung up, and until `/resume` nobody calls. On SIGTERM it goes on for three
+seconds, then prints what it would tell, and ends.
 """
 
 import http.client
@@ -18,7 +20,8 @@ from urllib.parse import urlsplit
 PAUSE_SECONDS = 0.02
 answered = Counter()  # by caller
 failures = []
-lock = threading.Lock()
+counting = threading.Lock()
+going = threading.Event()
 
 
 class Http:
@@ -53,42 +56,78 @@ class Lines:
         self.socket.close()
 
 
-def forever(url, keep):
-    kind = Http if url.scheme == "http" else Lines
-    caller = f"{url.geturl()} {'kept' if keep else 'fresh'}"
-    connection = None
-    while True:
+class Caller(threading.Thread):
+    def __init__(self, url, keep):
+        super().__init__(daemon=True)
+        self.url = url
+        self.keep = keep
+        self.name = f"{url.geturl()} {'kept' if keep else 'fresh'}"
+        self.connection = None
+        self.calling = threading.Lock()  # held from a call's beginning to its end
+
+    def run(self):
+        while True:
+            going.wait()
+            with self.calling:
+                if going.is_set():
+                    self.call()
+            time.sleep(PAUSE_SECONDS)
+
+    def call(self):
         try:
-            if connection is None:
-                connection = kind(url.hostname, url.port, url.path or "/")
-            failure, open_still = connection.call(keep)
+            if self.connection is None:
+                kind = Http if self.url.scheme == "http" else Lines
+                self.connection = kind(self.url.hostname, self.url.port, self.url.path or "/")
+            failure, open_still = self.connection.call(self.keep)
         except (OSError, http.client.HTTPException) as e:
             failure, open_still = repr(e), False
-        if connection is not None and not (keep and open_still):
-            connection.close()
-            connection = None
-        with lock:
+        if not (self.keep and open_still):
+            self.hang_up()
+        with counting:
             if failure:
-                failures.append([time.strftime("%H:%M:%S"), caller, failure])
+                failures.append([time.strftime("%H:%M:%S"), self.name, failure])
             else:
-                answered[caller] += 1
-        time.sleep(PAUSE_SECONDS)
+                answered[self.name] += 1
+
+    def hang_up(self):
+        if self.connection is not None:
+            self.connection.close()
+            self.connection = None
+
+
+def pause():
+    going.clear()
+    for caller in callers:
+        with caller.calling:
+            caller.hang_up()
+
+
+def report():
+    with counting:
+        return json.dumps({"answered": answered, "failures": failures})
 
 
 class Report(BaseHTTPRequestHandler):
     def do_GET(self):
-        with lock:
-            body = json.dumps({"answered": answered, "failures": failures}).encode()
+        if self.path == "/pause":
+            pause()
+        elif self.path == "/resume":
+            going.set()
         self.send_response(200)
         self.end_headers()
-        self.wfile.write(body)
+        self.wfile.write(report().encode())
 
     def log_message(self, *_):
         pass
 
 
-signal.signal(signal.SIGTERM, lambda *_: sys.exit())
-for text in sys.argv[1:]:
-    for keep in (True, False, True, False):
-        threading.Thread(target=forever, args=(urlsplit(text), keep), daemon=True).start()
-ThreadingHTTPServer(("", 9090), Report).serve_forever()
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+callers = [Caller(urlsplit(url), keep) for url in sys.argv[1:] for keep in (True, False, True, False)]
+going.set()
+for caller in callers:
+    caller.start()
+threading.Thread(target=ThreadingHTTPServer(("", 9090), Report).serve_forever, daemon=True).start()
+signal.sigwait({signal.SIGTERM})
+time.sleep(3)
+pause()
+print(report(), flush=True)

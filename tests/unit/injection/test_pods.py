@@ -231,6 +231,10 @@ class TestBootstrap:
         assert "OTHER" not in metadata
         assert set(re.findall(r"(?<!\$)\$\((\w+)\)", option(injected(), "--config-yaml"))) <= FACTS.keys()
 
+    def test_a_proxy_whose_stream_broke_tries_again_within_ten_seconds(self) -> None:
+        (service,) = bootstrap(injected())["dynamic_resources"]["ads_config"]["grpc_services"]
+        assert service["envoy_grpc"]["retry_policy"]["retry_back_off"] == {"base_interval": "0.500s", "max_interval": "10s"}
+
     def test_readiness_and_metrics_are_at_the_pods_own_address_only(self) -> None:
         listeners = bootstrap(injected())["static_resources"]["listeners"]
         addresses = {listener["name"]: listener["address"]["socket_address"] for listener in listeners}
