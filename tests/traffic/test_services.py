@@ -218,7 +218,7 @@ def test_a_protocol_changes_live(mesh: Mesh) -> None:
             return (reply.header("x-envoy-upstream-service-time") is not None) == http
 
         eventually(seen, name)
-    assert called(client.get("http://web:9000/").call).protocol == "HTTP/2"
+    eventually(lambda: called(client.get("http://web:9000/").call).protocol == "HTTP/2", "the last one")
 
 
 # Unknown destinations
