@@ -69,14 +69,14 @@ def main() -> None:
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
     version = re.search(r'__version__ = "(.+)"', (ROOT / "xds" / "_version.py").read_text())[1]
-    for image in (images()[name] for name in options.images or images()):
-        name = f"docker.io/library/{image.name}:{version}"
-        archive = options.output / f"{image.name}.tar"
-        with tempfile.TemporaryDirectory() as directory:
-            root = Path(directory, "root")
+    with tempfile.TemporaryDirectory() as directory:
+        for wanted in options.images or images():
+            image, root = images()[wanted], Path(directory, wanted)
+            name = f"docker.io/library/{image.name}:{version}"
+            archive = options.output / f"{image.name}.tar"
             image.content(root)
             write(archive, root, name, {"Entrypoint": image.entrypoint, "User": image.user, "Env": image.environment})
-        print(f"{archive}: {name}, {archive.stat().st_size / 1e6:.0f} MB")
+            print(f"{archive}: {name}, {archive.stat().st_size / 1e6:.0f} MB")
 
 
 def proxy(root: Path) -> None:
@@ -103,7 +103,12 @@ def applets(root: Path) -> None:
 
 def cni(root: Path) -> None:
     """The node's agent, which is the control plane's program; what it runs in a pod's network; and the plugin for the node."""
-    control_plane(root, *RULES)
+    made = root.with_name("control-plane")
+    if made.exists():
+        shutil.copytree(made, root, symlinks=True)
+    else:
+        control_plane(root)
+    debian(root, RULES)
     applets(root)
     place = root / "usr/local/bin/xds-cni"
     place.parent.mkdir(parents=True)
@@ -115,9 +120,9 @@ def plugin(place: Path) -> None:
     subprocess.run(["gcc", *PLUGIN, "-o", place, ROOT / "deploy/cni/xds-cni.c"], check=True)
 
 
-def control_plane(root: Path, *packages: str) -> None:
-    """Debian's Python, and our wheel with what it needs; more of Debian's packages beside them."""
-    debian(root, [*LIBC, *PYTHON, *packages])
+def control_plane(root: Path) -> None:
+    """Debian's Python, and our wheel with what it needs."""
+    debian(root, [*LIBC, *PYTHON])
     modules = root / f"usr/local/lib/python{DEBIAN_PYTHON}/dist-packages"
     with tempfile.TemporaryDirectory() as directory:
         pip("wheel", "--quiet", "--no-deps", "--wheel-dir", directory, str(ROOT))
@@ -146,10 +151,10 @@ def compiled(root: Path) -> None:
 
 def debian(root: Path, packages: list[str]) -> None:
     """The files of these packages, and the little that every image needs besides."""
-    root.mkdir()
     for name in MERGED:
         (root / "usr" / name).mkdir(parents=True, exist_ok=True)
-        (root / name).symlink_to(f"usr/{name}")
+        if not (root / name).is_symlink():
+            (root / name).symlink_to(f"usr/{name}")
     with tempfile.TemporaryDirectory() as directory:
         # The lists may be older than what the archive still has.
         if subprocess.run(["apt-get", "download", "-qq", *packages], cwd=directory, capture_output=True, check=False).returncode:

@@ -19,7 +19,7 @@ from support.recorder import asynchronous, following
 from xds.errors import Forbidden
 from xds.identity.serving import AUTHORITY_LIFETIME, Credentials
 from xds.injection.certificates import Certificates
-from xds.injection.settings import Settings
+from xds.injection.settings import Settings, decode
 from xds.injection.webhook import Webhook
 from xds.objects import MeshConfig
 from xds.sources.kube_client import KubeClient
@@ -48,9 +48,11 @@ def certificates(client: KubeClient, *names: str) -> Certificates:
 
 
 @asynccontextmanager
-async def serving(kube: Kube, kubeconfig: Path, config: MeshConfig | None = None) -> AsyncIterator[Webhook]:
+async def serving(
+    kube: Kube, kubeconfig: Path, config: MeshConfig | None = None, settings: Settings = SETTINGS
+) -> AsyncIterator[Webhook]:
     """A webhook that the API server calls, with credentials as the leader and a replica put them there."""
-    webhook = Webhook(SETTINGS, lambda: config or MeshConfig(), native=True)
+    webhook = Webhook(settings, lambda: config or MeshConfig(), native=True)
     async with KubeClient(kubeconfig) as client, asyncio.TaskGroup() as tasks:
         made = certificates(client)
         await made.reconcile(datetime.now(UTC))
@@ -87,11 +89,16 @@ async def namespace(kube: Kube, **labels: str) -> str:
 
 
 async def created(
-    kube: Kube, where: str, labels: dict[str, str] | None = None, annotations: dict[str, str] | None = None
+    kube: Kube,
+    where: str,
+    labels: dict[str, str] | None = None,
+    annotations: dict[str, str] | None = None,
+    name: str = "web",
+    image: str = "web",
 ) -> dict[str, Any]:
-    """A pod as the API server has stored it."""
+    """A pod of one container, as the API server has stored it."""
     metadata = {"generateName": "web-", "labels": labels or {}, "annotations": annotations or {}}
-    body = {"metadata": metadata, "spec": {"containers": [{"name": "web", "image": "web"}]}}
+    body = {"metadata": metadata, "spec": {"containers": [{"name": name, "image": image}]}}
     found: dict[str, Any] = await asyncio.to_thread(kube.request, "POST", f"/api/v1/namespaces/{where}/pods", body)
     return found
 
@@ -127,6 +134,48 @@ async def test_a_pod_that_asks_for_what_cannot_be_is_refused_with_the_reason(kub
         where = await namespace(kube, **{"istio-injection": "enabled"})
         with pytest.raises(AssertionError, match=r"sidecar injection: sidecar.istio.io/interceptionMode: must be REDIRECT, TPROXY or NONE"):
             await created(kube, where, annotations={"sidecar.istio.io/interceptionMode": "MAGIC"})
+
+
+TEMPLATES = """
+image: localhost/xds-proxy:1
+templates:
+  greeting: |
+    metadata:
+      labels: {greeted: "true"}
+    spec:
+      tolerations: [{key: greetings, operator: Exists}]
+      containers:
+      - {name: istio-proxy, env: [{name: GREETING, value: hello}]}
+"""
+
+
+class TestTemplates:
+    @asynchronous
+    async def test_a_pod_has_those_that_it_names(self, kube: Kube, installed: Path) -> None:
+        async with serving(kube, installed, settings=decode(TEMPLATES, "settings.yaml")):
+            where = await namespace(kube, **{"istio-injection": "enabled"})
+            pod = await created(kube, where, annotations={"inject.istio.io/templates": "sidecar,greeting"})
+            assert pod["metadata"]["labels"]["greeted"] == "true"
+            (proxy,) = [c for c in pod["spec"]["initContainers"] if c["name"] == "istio-proxy"]
+            assert {"name": "GREETING", "value": "hello"} in proxy["env"]
+            assert "greeted" not in (await created(kube, where))["metadata"]["labels"]
+
+    @asynchronous
+    async def test_the_api_server_takes_what_the_built_in_ones_make(self, kube: Kube, installed: Path) -> None:
+        async with serving(kube, installed):
+            where = await namespace(kube, **{"istio-injection": "enabled", "pod-security.kubernetes.io/enforce": "baseline"})
+            clients = await created(kube, where, annotations={"inject.istio.io/templates": "grpc-simple"})
+            assert [c["name"] for c in clients["spec"]["initContainers"]] == ["grpc-bootstrap-init"]
+            gateway = await created(kube, where, annotations={"inject.istio.io/templates": "gateway"}, name="istio-proxy", image="auto")
+            (proxy,) = gateway["spec"]["containers"]
+            assert proxy["image"] == SETTINGS.image
+
+    @asynchronous
+    async def test_one_that_there_is_not_refuses_the_pod(self, kube: Kube, installed: Path) -> None:
+        async with serving(kube, installed):
+            where = await namespace(kube, **{"istio-injection": "enabled"})
+            with pytest.raises(AssertionError, match=r"inject.istio.io/templates: there is no template 'grpc-agent'"):
+                await created(kube, where, annotations={"inject.istio.io/templates": "grpc-agent"})
 
 
 @asynchronous

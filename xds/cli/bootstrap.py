@@ -1,7 +1,6 @@
 """`xds bootstrap`."""
 
 import json
-from typing import Any
 
 import click
 
@@ -40,7 +39,7 @@ def command(
       xds bootstrap productpage-v1.default --address 10.0.0.7 > envoy.yaml && envoy -c envoy.yaml
       xds bootstrap client.default --grpc > grpc.json && GRPC_XDS_BOOTSTRAP=grpc.json ./client
     """
-    from xds.envoy.bootstrap import Node, Ports, bootstrap, bootstrap_json, bootstrap_yaml
+    from xds.envoy.bootstrap import Node, Ports, bootstrap, bootstrap_json, bootstrap_yaml, grpc_bootstrap
     from xds.mesh.model import Mode
 
     name, _, namespace = workload.rpartition(".")
@@ -59,14 +58,6 @@ def command(
         return
     message = bootstrap(node, server, delta=not sotw, ports=Ports(admin=admin_port))
     click.echo(bootstrap_json(message) if output == "json" else bootstrap_yaml(message))
-
-
-def grpc_bootstrap(node_id: str, namespace: str, server: str) -> dict[str, Any]:
-    """What a proxyless gRPC client reads from the file that GRPC_XDS_BOOTSTRAP names (gRFC A27)."""
-    return {
-        "xds_servers": [{"server_uri": server, "channel_creds": [{"type": "insecure"}], "server_features": ["xds_v3"]}],
-        "node": {"id": node_id, "metadata": {"NAMESPACE": namespace, "GENERATOR": "grpc"}},
-    }
 
 
 def _labels(pairs: tuple[str, ...]) -> dict[str, str]:

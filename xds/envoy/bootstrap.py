@@ -171,6 +171,14 @@ def bootstrap(
     )
 
 
+def grpc_bootstrap(node_id: str, namespace: str, server: str) -> dict[str, Any]:
+    """What a proxyless gRPC client reads from the file that GRPC_XDS_BOOTSTRAP names (gRFC A27)."""
+    return {
+        "xds_servers": [{"server_uri": server, "channel_creds": [{"type": "insecure"}], "server_features": ["xds_v3"]}],
+        "node": {"id": node_id, "metadata": {"NAMESPACE": namespace, "GENERATOR": "grpc"}},
+    }
+
+
 def bootstrap_yaml(message: Any) -> str:
     """A `pb.Bootstrap` as the YAML that `envoy -c` reads."""
     return yaml.safe_dump(pb.plain(message), sort_keys=False, width=1000)

@@ -23,7 +23,6 @@ from xds.objects.meta import decode_hook
 from xds.objects.schema import fit
 
 PROXY_CONFIG = "proxy.istio.io/config"
-TEMPLATES = "inject.istio.io/templates"
 _TRAFFIC = "traffic.sidecar.istio.io/"
 _SIDECAR = "sidecar.istio.io/"
 INTERCEPTION_MODE = _SIDECAR + "interceptionMode"
@@ -79,9 +78,6 @@ def wishes(annotations: Mapping[str, str], settings: Settings, defaults: ProxyCo
     """What is wished for. `native` is the cluster's way, unless the pod says otherwise. ConfigError names a bad annotation."""
     warnings: list[str] = []
     config = _proxy_config(annotations, settings, defaults, warnings)
-    templates = annotations.get(TEMPLATES, "sidecar")
-    if templates != "sidecar":
-        raise ConfigError(TEMPLATES, f"there is no template {templates!r}: only sidecar")
     warnings += [f"{key} has no effect: there is no agent beside the proxy" for key in _WITHOUT_AGENT if key in annotations]
     mode = interception_mode(annotations, INTERCEPTION_MODE, config.interception_mode)
     requests, limits = _resources(annotations, settings)

@@ -11,17 +11,20 @@ from typing import Any
 
 import msgspec
 
+from xds.errors import ConfigError
 from xds.injection.annotations import Wishes, capture_annotations, wishes
 from xds.injection.cni.pods import BY_NODE, proxy_ids
 from xds.injection.policy import INIT, PROXY, REVISION_LABEL, STATUS, VALIDATION
 from xds.injection.probes import rewritten
+from xds.injection.proxyless import add_bootstrap
 from xds.injection.settings import Settings
 from xds.injection.sidecar import Identity, capture_container, proxy_container
+from xds.injection.templates import AUTO, GATEWAY, GRPC, SIDECAR, TEMPLATES, chosen, customisation, merge, overlaid
 from xds.objects import ProxyConfig
 
 NATIVE_SINCE = (1, 33)  # every kubelet that may be with it has native sidecars, and has them switched on
+_LOW_PORTS = {"name": "net.ipv4.ip_unprivileged_port_start", "value": "0"}
 _HASH = re.compile(r"-[a-z0-9]{1,10}$")
-_AUTO = "auto"  # an image that stands for the one that is injected
 
 
 class Injected(msgspec.Struct, frozen=True):
@@ -50,19 +53,32 @@ def inject(
     spec = injected.setdefault("spec", {})
     annotations: dict[str, str] = metadata.get("annotations") or {}
     labels: dict[str, str] = metadata.get("labels") or {}
+    template, others = chosen(annotations, settings.templates, settings.default_templates)
     wanted = wishes(annotations, settings, defaults, native=native if settings.native is None else settings.native)
     identity = _identity(metadata, labels, namespace)
     own_labels = _labels(labels, identity.workload or metadata.get("name") or "", settings)
     identity = msgspec.structs.replace(identity, labels={**labels, **own_labels})
-    added = _add_containers(spec, wanted, settings, identity)
-    if wanted.volumes:
-        spec["volumes"] = _by_name(spec.get("volumes") or [], wanted.volumes)
-    if settings.image_pull_secrets:
-        spec["imagePullSecrets"] = _by_name(spec.get("imagePullSecrets") or [], [{"name": name} for name in settings.image_pull_secrets])
-    metadata["labels"] = {**labels, **own_labels}
-    by_node = capture_annotations(wanted.capture) if settings.cni and wanted.capture is not None else {}
+    by_node: dict[str, str] = {}
+    added: dict[str, list[str]] = {}
+    if template == SIDECAR:
+        added = _add_containers(spec, wanted, settings, identity)
+        if settings.cni and wanted.capture is not None:
+            by_node = capture_annotations(wanted.capture)
+    elif template == GATEWAY:
+        added = _become_gateway(spec, wanted, settings, identity)
+    elif template == GRPC:
+        added = add_bootstrap(spec, wanted, settings)
+    if template:
+        pull = [{"name": name} for name in settings.image_pull_secrets]
+        for key, items in (("volumes", list(wanted.volumes)), ("imagePullSecrets", pull)):
+            if items:
+                spec[key] = merge({key: spec.get(key) or []}, {key: items})[key]
+        metadata["labels"] = {**labels, **own_labels}
     shown = _annotations(annotations, spec, added, settings, by_node=bool(by_node))
-    metadata["annotations"] = {**_scraping(annotations, metrics), **by_node, **annotations, **shown}
+    scraping = _scraping(annotations, metrics) if template in (SIDECAR, GATEWAY) else {}
+    metadata["annotations"] = {**scraping, **by_node, **annotations, **shown}
+    for name in others:
+        injected = overlaid(injected, settings.templates[name], pod)
     return Injected(injected, wanted.warnings)
 
 
@@ -123,6 +139,26 @@ def _add_containers(spec: dict[str, Any], wanted: Wishes, settings: Settings, id
     }
 
 
+def _become_gateway(spec: dict[str, Any], wanted: Wishes, settings: Settings, identity: Identity) -> dict[str, list[str]]:
+    """Make the pod's container `istio-proxy` a gateway's proxy: nothing is captured, and low ports are open to its user.
+
+    Istio: "Installing Gateways": the pod's author writes the container, with the image `auto`, and what it is to have besides.
+    """
+    for i, own in enumerate(spec.get("containers") or ()):
+        if own.get("name") == PROXY:
+            wanted = msgspec.structs.replace(wanted, capture=None, native=False)
+            router = msgspec.structs.replace(identity, kind="router")
+            spec["containers"][i] = _customised(proxy_container(wanted, settings, router, {}), own)
+            break
+    else:
+        raise ConfigError(TEMPLATES, f"a gateway's pod has a container {PROXY!r}, with the image {AUTO!r}")
+    security = spec.setdefault("securityContext", {})
+    sysctls = security.get("sysctls") or []
+    if not any(sysctl.get("name") == _LOW_PORTS["name"] for sysctl in sysctls):
+        security["sysctls"] = [*sysctls, _LOW_PORTS]
+    return {"initContainers": [], "containers": [PROXY]}
+
+
 def _take(containers: list[dict[str, Any]], name: str) -> dict[str, Any] | None:
     """Remove the container `name`, if it is there, and return it."""
     for i, container in enumerate(containers):
@@ -133,30 +169,8 @@ def _take(containers: list[dict[str, Any]], name: str) -> dict[str, Any] | None:
 
 def _customised(container: dict[str, Any], own: Mapping[str, Any] | None) -> dict[str, Any]:
     """`container` with what the pod itself says of a container of this name (Istio: "Customizing injection")."""
-    if own is None:
-        return container
-    merged = dict(container)
-    for key, value in own.items():
-        mine = merged.get(key)
-        if key == "image" and value == _AUTO:
-            continue
-        if isinstance(value, dict) and isinstance(mine, dict):
-            merged[key] = _customised(mine, value)
-        elif key in ("env", "ports", "volumeMounts") and isinstance(mine, list):
-            merged[key] = _by_name(mine, value)
-        else:
-            merged[key] = value
+    merged: dict[str, Any] = container if own is None else merge(container, customisation(own))
     return merged
-
-
-def _by_name(items: Sequence[Mapping[str, Any]], others: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """`items` and `others`, which take the places of items of the same name; mounts have a path besides."""
-
-    def key(item: Mapping[str, Any]) -> tuple[Any, Any]:
-        return item.get("name"), item.get("mountPath")
-
-    found = {key(item): item for item in items}
-    return list((found | {key(item): item for item in others}).values())
 
 
 def _scraping(annotations: Mapping[str, str], metrics: bool) -> dict[str, str]:
@@ -172,7 +186,8 @@ def _annotations(
     annotations: Mapping[str, str], spec: Mapping[str, Any], added: Mapping[str, list[str]], settings: Settings, *, by_node: bool
 ) -> dict[str, str]:
     """What tells people and tools what was done. `kubectl logs` and `exec` go on to mean the application."""
-    application = next((c["name"] for c in spec["containers"] if c.get("name") != PROXY), "")
+    names = [c["name"] for c in spec["containers"]]
+    application = next((name for name in names if name != PROXY), names[0] if names else "")
     shown = {f"kubectl.kubernetes.io/default-{what}": application for what in ("container", "logs-container") if application}
     status = {**added, "volumes": None, "imagePullSecrets": list(settings.image_pull_secrets) or None, "revision": settings.revision}
     if by_node:

@@ -10,6 +10,7 @@ import msgspec
 import yaml
 
 from xds.errors import ConfigError
+from xds.injection.templates import SIDECAR, chosen, read_templates
 from xds.objects import MeshConfig
 from xds.objects.meta import decode_hook
 from xds.objects.schema import fit
@@ -50,15 +51,23 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, rename="camel", forbid
     exclude_inbound_ports: str = ""
     include_outbound_ports: str = ""
     exclude_outbound_ports: str = ""
+    templates: dict[str, dict[str, Any]] = {}
+    default_templates: tuple[str, ...] = (SIDECAR,)
 
 
 def decode(text: str | bytes, where: str) -> Settings:
     """The settings in this YAML. ConfigError at `where` for what does not fit."""
     try:
         value: Any = yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506 - a safe loader
-        return msgspec.convert({} if value is None else value, Settings)
+        value = {} if value is None else value
+        templates = value.get("templates") if isinstance(value, dict) else None
+        if isinstance(templates, dict):
+            value["templates"] = read_templates(templates, f"{where}: $.templates")
+        settings = msgspec.convert(value, Settings)
     except (yaml.YAMLError, msgspec.ValidationError) as e:
         raise ConfigError(where, str(e)) from e
+    chosen({}, settings.templates, settings.default_templates)
+    return settings
 
 
 def read(path: Path) -> Settings:

@@ -21,7 +21,7 @@ from xds.mesh.model import Mode
 
 _META = "ISTIO_META_"
 _DEFAULT_CONCURRENCY = 2  # where no limit of CPU says how many threads are of use
-_FACTS = {  # the environment, and where the kubelet takes it from
+FACTS = {  # the environment, and where the kubelet takes it from
     "POD_NAME": "metadata.name",
     "POD_NAMESPACE": "metadata.namespace",
     "INSTANCE_IP": "status.podIP",
@@ -38,6 +38,7 @@ class Identity(msgspec.Struct, frozen=True, kw_only=True):
     labels: Mapping[str, str]
     workload: str = ""
     owner: str = ""
+    kind: str = "sidecar"  # or `router`: a gateway
 
 
 def capture_container(capture: Capture, image: str, settings: Settings) -> dict[str, Any]:
@@ -45,9 +46,9 @@ def capture_container(capture: Capture, image: str, settings: Settings) -> dict[
     container: dict[str, Any] = {
         "name": VALIDATION if settings.cni else INIT,
         "image": image,
-        **_pull_policy(settings),
+        **pull_policy(settings),
         "command": ["/bin/sh", "-c"],
-        "args": [_literal(validation_script() if settings.cni else script(capture))],
+        "args": [literal(validation_script() if settings.cni else script(capture))],
         "resources": {"requests": {"cpu": "10m", "memory": "16Mi"}, "limits": {"cpu": "1000m", "memory": "128Mi"}},
         "securityContext": {"allowPrivilegeEscalation": False, "privileged": False, "readOnlyRootFilesystem": True},
     }
@@ -70,11 +71,11 @@ def proxy_container(wishes: Wishes, settings: Settings, identity: Identity, trie
     container: dict[str, Any] = {
         "name": PROXY,
         "image": wishes.image,
-        **_pull_policy(settings),
+        **pull_policy(settings),
         "command": ["/usr/local/bin/envoy"],
         "args": _arguments(wishes, settings, identity, tried),
         "env": [
-            *({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}} for name, path in _FACTS.items()),
+            *({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}} for name, path in FACTS.items()),
             # What the node looks at where it captures. The rest of `proxyMetadata` is in the bootstrap: there is no agent to read it here.
             *({"name": name, "value": value} for name, value in wishes.config.proxy_metadata.items() if name == DNS_CAPTURE),
         ],
@@ -145,28 +146,36 @@ def _arguments(wishes: Wishes, settings: Settings, identity: Identity, tried: Ma
 
 def _bootstrap(wishes: Wishes, settings: Settings, identity: Identity, tried: Mapping[str, int]) -> str:
     config = wishes.config
-    metadata: dict[str, Any] = {key.removeprefix(_META): _literal(v) for key, v in config.proxy_metadata.items() if key.startswith(_META)}
+    metadata: dict[str, Any] = {key.removeprefix(_META): literal(v) for key, v in config.proxy_metadata.items() if key.startswith(_META)}
     node = Node(
         name="$(POD_NAME)",
         namespace="$(POD_NAMESPACE)",
         addresses=("$(INSTANCE_IP)",),
+        kind=identity.kind,
         labels=dict(identity.labels),
         service_account="$(SERVICE_ACCOUNT)",
         host="$(NODE_NAME)",
-        domain=_literal(settings.cluster_domain),
+        domain=literal(settings.cluster_domain),
         workload=identity.workload,
         owner=identity.owner,
-        cluster_id=_literal(settings.cluster_id),
-        mesh_id=_literal(config.mesh_id or ""),
-        network=_literal(identity.labels.get("topology.istio.io/network") or settings.network),
-        mode=wishes.capture.mode if wishes.capture is not None else Mode.NONE,
+        cluster_id=literal(settings.cluster_id),
+        mesh_id=literal(config.mesh_id or ""),
+        network=literal(identity.labels.get("topology.istio.io/network") or settings.network),
+        mode=_mode(wishes, identity),
         metadata={"INSTANCE_IPS": "$(INSTANCE_IPS)", **metadata},
     )
     # Readiness and metrics are asked for at the pod's address, and only there: of which family it is shows at run time.
     ports = Ports(admin=config.proxy_admin_port, listen="$(INSTANCE_IP)")
-    statistics = (*STATISTICS, *map(_literal, wishes.statistics))
-    message = bootstrap(node, _literal(config.discovery_address), ports=ports, statistics=statistics, tried=tried)
+    statistics = (*STATISTICS, *map(literal, wishes.statistics))
+    message = bootstrap(node, literal(config.discovery_address), ports=ports, statistics=statistics, tried=tried)
     return bootstrap_json(message, indent=None)
+
+
+def _mode(wishes: Wishes, identity: Identity) -> Mode:
+    """How calls come in, as far as the control plane is to know: a gateway never listens in an application's place."""
+    if wishes.capture is None:
+        return Mode.NONE if identity.kind == "sidecar" else Mode.REDIRECT
+    return wishes.capture.mode
 
 
 def _concurrency(wishes: Wishes) -> list[str]:
@@ -182,10 +191,10 @@ def _seconds(duration: timedelta) -> int:
     return math.ceil(duration.total_seconds())
 
 
-def _literal(text: str) -> str:
+def literal(text: str) -> str:
     """`text` as an argument in which the kubelet is to replace nothing (Kubernetes: `$$` is `$`)."""
     return text.replace("$", "$$")
 
 
-def _pull_policy(settings: Settings) -> dict[str, str]:
+def pull_policy(settings: Settings) -> dict[str, str]:
     return {"imagePullPolicy": settings.image_pull_policy} if settings.image_pull_policy else {}

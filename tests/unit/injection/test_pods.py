@@ -403,7 +403,9 @@ class TestAnnotations:
             ("sidecar.istio.io/userVolume", "[1]", 'must be JSON of objects by name: {"my-volume": {…}}'),
             ("readiness.status.sidecar.istio.io/periodSeconds", "-1", "must be a whole number; it is '-1'"),
             ("proxy.istio.io/config", "concurrency: many", "$.concurrency: must be a whole number; it is `many`"),
-            ("inject.istio.io/templates", "gateway", "there is no template 'gateway': only sidecar"),
+            ("inject.istio.io/templates", "sidecar,magic", "there is no template 'magic': there are sidecar, gateway, grpc-simple"),
+            ("inject.istio.io/templates", "sidecar,gateway", "a pod is one of them only: sidecar, gateway"),
+            ("inject.istio.io/templates", "gateway", "a gateway's pod has a container 'istio-proxy', with the image 'auto'"),
         ],
     )  # fmt: skip
     def test_one_that_cannot_be_followed_is_named(self, key: str, value: str, reason: str) -> None:

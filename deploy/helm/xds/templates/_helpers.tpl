@@ -54,6 +54,8 @@ includeInboundPorts: {{ .Values.injection.includeInboundPorts | quote }}
 excludeInboundPorts: {{ .Values.injection.excludeInboundPorts | quote }}
 includeOutboundPorts: {{ .Values.injection.includeOutboundPorts | quote }}
 excludeOutboundPorts: {{ .Values.injection.excludeOutboundPorts | quote }}
+templates: {{ toJson .Values.injection.templates }}
+defaultTemplates: {{ toJson .Values.injection.defaultTemplates }}
 {{- end -}}
 {{/* One webhook: which namespaces and which of their pods it is asked about. */}}
 {{- define "xds.webhook" -}}
