@@ -3,8 +3,10 @@
 import os
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 from support.kube import binary
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -46,6 +48,8 @@ def test_the_chart_is_without_fault() -> None:
         ("injection.includeInboundPorts=80000", "includeInboundPorts"),
         ("injection.resources.requests.cpu=much", "cpu"),
         ("autoscaling.maxReplicas=1", "maxReplicas"),
+        ("cni.programDirectory=opt", "programDirectory"),
+        ("injection.templates.sidecar=7", "templates"),
     ],
 )
 def test_values_that_make_no_sense_are_refused_by_name(value: str, named: str) -> None:
@@ -64,12 +68,52 @@ def test_it_is_installed_where_the_meshs_configuration_is() -> None:
     assert "install into the namespace istio-system" in done.stderr
 
 
+def objects(*arguments: str) -> list[dict[str, Any]]:
+    done = template(*arguments)
+    assert done.returncode == 0, done.stderr
+    return [o for o in yaml.safe_load_all(done.stdout) if o]
+
+
+class TestCni:
+    """What the nodes' part may do: read a pod, see whether it ends for good, and, where it repairs, replace pods."""
+
+    @staticmethod
+    def rules(*arguments: str) -> set[tuple[str, str, str, str]]:
+        """Kind of role, resource, verb, and the object's name where it is one only."""
+        return {
+            (o["kind"], resource, verb, only)
+            for o in objects("--set", "cni.enabled=true", *arguments)
+            if o["kind"] in ("Role", "ClusterRole") and o["metadata"]["name"].startswith("xds-cni")
+            for rule in o["rules"]
+            for resource in rule["resources"]
+            for verb in rule["verbs"]
+            for only in rule.get("resourceNames", [""])
+        }
+
+    def test_it_may_do_what_it_does_and_nothing_else(self) -> None:
+        least = {("ClusterRole", "pods", "get", ""), ("Role", "daemonsets", "get", "xds-cni")}
+        repair = {("ClusterRole", "pods", verb, "") for verb in ("list", "delete")}
+        assert self.rules() == least | repair
+        assert self.rules("--set", "cni.repair=false") == least
+
+    def test_it_is_not_privileged(self) -> None:
+        (daemon,) = [o for o in objects("--set", "cni.enabled=true") if o["kind"] == "DaemonSet"]
+        spec = daemon["spec"]["template"]["spec"]
+        security = spec["containers"][0]["securityContext"]
+        assert security["capabilities"] == {"drop": ["ALL"], "add": ["SYS_ADMIN", "NET_ADMIN"]}
+        assert not security["allowPrivilegeEscalation"]
+        assert security["readOnlyRootFilesystem"]
+        assert not spec.keys() & {"hostPID", "hostIPC"}
+        assert {v["hostPath"]["path"] for v in spec["volumes"]} == {"/etc/cni/net.d", "/opt/cni/bin", "/run/xds-cni"}
+
+    def test_other_revisions_use_the_default_ones(self) -> None:
+        kinds = {o["kind"] for o in objects("--set", "cni.enabled=true", "--set", "revision=canary")}
+        assert "DaemonSet" not in kinds
+        assert "DaemonSet" not in {o["kind"] for o in objects()}
+
+
 def test_two_revisions_share_no_object_but_the_namespace() -> None:
     def names(*arguments: str) -> set[tuple[str, str]]:
-        import yaml
-
-        done = template(*arguments)
-        assert done.returncode == 0, done.stderr
-        return {(o["kind"], o["metadata"]["name"]) for o in yaml.safe_load_all(done.stdout) if o}
+        return {(o["kind"], o["metadata"]["name"]) for o in objects(*arguments)}
 
     assert not names() & names("--set", "revision=canary")

@@ -107,6 +107,8 @@ VERSIONS = [
     [
         istio("ServiceEntry", "vm", "hosts: [vm.example.com], ports: [{number: 80, name: http, protocol: HTTP, targetPort: 8080}], location: MESH_INTERNAL, "
               "resolution: STATIC, workloadSelector: {labels: {app: vm}}", "b"),
+        istio("ServiceEntry", "vm", "hosts: [vm.example.com, db.example.com], ports: [{number: 9000, name: tcp, protocol: TCP}], resolution: STATIC, "
+              "endpoints: [{address: 10.6.0.1}]", "b"),
         istio("ServiceEntry", "vm", "hosts: [x.a.svc.cluster.local, ext.example.com], ports: [{number: 80, name: http, protocol: HTTP}], resolution: STATIC, "
               "addresses: [10.5.0.1], endpoints: [{address: 10.6.0.1, labels: {version: v1}}]", "b"),
     ],
@@ -123,8 +125,8 @@ BAD = (Problem("$", "cannot be used"),)
 
 NODES = {
     "sidecar~10.1.0.1~x1.a~a.svc.cluster.local": {"NAMESPACE": "a"},
-    "sidecar~10.1.1.1~y1.b~b.svc.cluster.local": {"NAMESPACE": "b"},
-    "sidecar~10.1.0.5~job.a~a.svc.cluster.local": {"NAMESPACE": "a"},
+    "sidecar~10.1.1.1~y1.b~b.svc.cluster.local": {"NAMESPACE": "b", "DNS_CAPTURE": "true"},
+    "sidecar~10.1.0.5~job.a~a.svc.cluster.local": {"NAMESPACE": "a", "DNS_CAPTURE": "true", "DNS_AUTO_ALLOCATE": "true"},
     "sidecar~10.7.0.1~vm1.b~b.svc.cluster.local": {"NAMESPACE": "b", "LABELS": {"app": "vm"}, "INTERCEPTION_MODE": "TPROXY"},
     "sidecar~10.9.9.9~none.elsewhere~elsewhere.svc.cluster.local": {"INTERCEPTION_MODE": "NONE", "LABELS": {"app": "y"}, "NODE_NAME": "n1"},
 }
@@ -163,7 +165,8 @@ class Unshared(Translation):
     @flow.derived
     def shares(self, client: Client) -> Shares:
         scope = Scope(client.namespace, self.mesh.sidecar(client.namespace, client.labels), client.labels)
-        return Shares(scope, client, client, client, client, Workload(client, self.mesh.inbound(client)))
+        inbound = Workload(client, self.mesh.inbound(client))
+        return Shares(scope, client, client, client, client, inbound, client if client.dns else None)
 
     @flow.derived
     def rule_scope(self, scope: Scope, _hostname: str, _namespace: str) -> Scope:

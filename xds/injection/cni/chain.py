@@ -64,8 +64,9 @@ class Chain(msgspec.Struct, frozen=True):
         (self.programs / PLUGIN).unlink(missing_ok=True)
 
     def since(self) -> float:
-        """When the configuration in force was written, as the node's clock has it: pods of before may not be captured."""
-        return next(self._readable()).stat().st_mtime
+        """When the configuration in force was written, by the node's clock: pods of before may not be captured. 0 where there is none."""
+        path = next(self._readable(), None)
+        return 0.0 if path is None else path.stat().st_mtime
 
     def _install_program(self) -> None:
         wanted, place = self.program.read_bytes(), self.programs / PLUGIN

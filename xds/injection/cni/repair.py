@@ -34,7 +34,7 @@ async def repair(client: KubeClient, agent: Agent, node: str, look_seconds: floa
         if agent.in_force:
             try:
                 await _look(client, agent.chain.since() + SLACK_SECONDS, node)
-            except KubeError as e:
+            except (KubeError, OSError) as e:
                 log.warning("repair.failed", error=str(e))
         await asyncio.sleep(look_seconds * random.uniform(0.8, 1.2))  # noqa: S311 - only spreads requests
 
