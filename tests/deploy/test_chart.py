@@ -106,8 +106,13 @@ class TestCni:
         assert not spec.keys() & {"hostPID", "hostIPC"}
         assert {v["hostPath"]["path"] for v in spec["volumes"]} == {"/etc/cni/net.d", "/opt/cni/bin", "/run/xds-cni"}
 
+    def test_pods_cannot_rely_on_nodes_that_have_no_part_in_it(self) -> None:
+        done = template("--set", "injection.cni=true")
+        assert done.returncode != 0
+        assert "set cni.enabled too" in done.stderr
+
     def test_other_revisions_use_the_default_ones(self) -> None:
-        kinds = {o["kind"] for o in objects("--set", "cni.enabled=true", "--set", "revision=canary")}
+        kinds = {o["kind"] for o in objects("--set", "injection.cni=true", "--set", "revision=canary")}
         assert "DaemonSet" not in kinds
         assert "DaemonSet" not in {o["kind"] for o in objects()}
 

@@ -2,6 +2,7 @@
 
 import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -44,4 +45,7 @@ class Instructions:
     def run(self, node: Node, command: str) -> str:
         """Run one command; AssertionError with what it says where it fails."""
         environment = [f"{key}={value}" for key, value in self.environment(node.kubeconfig).items()]
-        return node.inside("env", *environment, "bash", "-c", f"cd {self.directory} && {command}", seconds=300).stdout
+        try:
+            return node.inside("env", *environment, "bash", "-c", f"cd {self.directory} && {command}", seconds=300).stdout
+        except subprocess.TimeoutExpired as e:
+            raise AssertionError(f"{command} has not ended:\n{e.stdout}\n{node.state()}") from e

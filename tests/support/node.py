@@ -178,10 +178,13 @@ class Node:
         deadline = time.monotonic() + seconds
         while not (value := condition()):
             if time.monotonic() > deadline:
-                pods = self.inside(binary("kubectl"), "--kubeconfig", self.kubeconfig, "get", "pods,events", "-A", check=False).stdout
-                raise AssertionError(f"waited {seconds} s for {what}\n{pods[-6000:]}")
+                raise AssertionError(f"waited {seconds} s for {what}\n{self.state()}")
             time.sleep(0.2)
         return value
+
+    def state(self) -> str:
+        """All pods, and what has happened to them lately."""
+        return self.inside(binary("kubectl"), "--kubeconfig", self.kubeconfig, "get", "pods,events", "-A", check=False).stdout[-8000:]
 
     # Its parts
 

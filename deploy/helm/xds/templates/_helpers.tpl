@@ -41,7 +41,7 @@ imagePullPolicy: {{ .Values.proxyImage.pullPolicy | quote }}
 imagePullSecrets: {{ toJson .Values.imagePullSecrets }}
 revision: {{ .Values.revision | quote }}
 native: {{ .Values.injection.native | toJson }}
-cni: {{ .Values.cni.enabled }}
+cni: {{ .Values.injection.cni }}
 discoveryAddress: {{ include "xds.discoveryAddress" . | quote }}
 clusterDomain: {{ .Values.injection.clusterDomain | quote }}
 clusterId: {{ .Values.injection.clusterId | quote }}
