@@ -104,8 +104,13 @@ def overlaid(pod: Mapping[str, Any], template: Mapping[str, Any], before: Mappin
 
 
 def customisation(container: Mapping[str, Any]) -> dict[str, Any]:
-    """What a pod's own container says of the injected one whose name it has."""
-    return {key: value for key, value in container.items() if not (key == "image" and value == AUTO)}
+    """What a pod's own container says of the injected one whose name it has.
+
+    When its image is to be that of the injected one, so is how that is pulled: the API server has filled in `Always`, as for all images
+    without a tag.
+    """
+    left = ("image", "imagePullPolicy") if container.get("image") == AUTO else ()
+    return {key: value for key, value in container.items() if key not in left}
 
 
 def read_templates(templates: Mapping[str, Any], where: str) -> dict[str, dict[str, Any]]:

@@ -158,6 +158,10 @@ class TestGateway:
         assert "restartPolicy" not in proxy
         assert pod["metadata"]["annotations"]["kubectl.kubernetes.io/default-container"] == "istio-proxy"
 
+    def test_how_its_image_is_pulled_is_the_operators_choice(self) -> None:
+        (proxy,) = injected("gateway", {**PROXY, "imagePullPolicy": "Always"}, imagePullPolicy="IfNotPresent")["spec"]["containers"]
+        assert proxy["imagePullPolicy"] == "IfNotPresent"
+
     def test_it_is_a_router_for_the_control_plane(self) -> None:
         (proxy,) = injected("gateway", PROXY)["spec"]["containers"]
         node = json.loads(proxy["args"][proxy["args"].index("--config-yaml") + 1])["node"]
