@@ -237,4 +237,4 @@ def test_uninstalling_leaves_nothing_of_it(mesh: Mesh, instructions: Instruction
     for command in (namespace, kinds_of_istio):
         instructions.run(mesh.node, command)
     assert "istio" not in mesh.node.kubectl("get", "crd,namespace", "-o", "name")
-    assert not instructions.pending  # every command of the document was run
+    assert instructions.pending <= {"Pods without privileges"}  # that is test_cni.py's; every other command of the document was run
