@@ -254,6 +254,13 @@ WITHOUT_EFFECT: list[tuple[str, Spec, str]] = [
     ("VirtualService", http(rewrite={}), "$.spec.http[0].rewrite"),
     ("ServiceEntry", entry(ports=[{"number": 80, "name": "http", "protocol": "HTTPP"}]), "$.spec.ports[0].protocol"),
     ("ServiceEntry", entry(hosts=["*.a.b"], resolution="DYNAMIC_DNS", endpoints=[{"address": "10.0.0.1"}]), "$.spec.endpoints"),
+    (
+        "ServiceEntry",
+        entry(
+            hosts=["*.a.b"], resolution="DYNAMIC_DNS", ports=[{"number": 80, "name": "http", "protocol": "HTTP", "targetPort": 8080}]
+        ),
+        "$.spec.ports[0].targetPort",
+    ),
     ("Sidecar", {"ingress": [{"port": {"number": 80, "protocol": "HTTPP", "name": "http"}}]}, "$.spec.ingress[0].port.protocol"),
     ("VirtualService", http(rewrite={"uri": "/", "uriRegexRewrite": {"match": "/a", "rewrite": "/b"}}), "$.spec.http[0].rewrite.uri"),
     ("VirtualService", http(retries={"attempts": 1, "retryOn": "5xx,whenever"}), "$.spec.http[0].retries.retryOn"),

@@ -1,10 +1,10 @@
-"""What an API server refuses of Services and their endpoints, of what Envoy would refuse too. Files are held to it here."""
+"""What an API server refuses of Services, their endpoints and Pods, of what Envoy would refuse too. Files are held to it here."""
 
 from collections.abc import Iterator
 from ipaddress import ip_address
 
 from xds.errors import Problem
-from xds.objects.kubernetes import Endpoints, EndpointSlice, Service
+from xds.objects.kubernetes import Endpoints, EndpointSlice, Pod, Service
 
 MAX_PORT = 65535
 
@@ -41,6 +41,14 @@ def endpoints(item: Endpoints) -> Iterator[Problem]:
         for name, addresses in (("addresses", subset.addresses), ("notReadyAddresses", subset.not_ready_addresses)):
             for j, address in enumerate(addresses):
                 yield from _address(f"$.subsets[{i}].{name}[{j}].ip", address.ip)
+
+
+def pod(item: Pod) -> Iterator[Problem]:
+    """What is wrong with a Pod."""
+    if item.status.pod_ip:
+        yield from _address("$.status.podIP", item.status.pod_ip)
+    for i, address in enumerate(item.status.pod_ips):
+        yield from _address(f"$.status.podIPs[{i}].ip", address.ip)
 
 
 def _port(at: str, number: int) -> Iterator[Problem]:

@@ -9,7 +9,7 @@ from xds.errors import Problem
 from xds.objects import service_rules
 from xds.objects.constraints import check
 from xds.objects.destination_rule import ClientTLSSettings, DestinationRule, TrafficPolicy
-from xds.objects.kubernetes import ConfigMap, Endpoints, EndpointSlice, Service
+from xds.objects.kubernetes import ConfigMap, Endpoints, EndpointSlice, Pod, Service
 from xds.objects.mesh_config import ROOT_NAMESPACE, MeshConfig, mesh_config
 from xds.objects.service_entry import PROTOCOLS, ServiceEntry, WorkloadEntry
 from xds.objects.sidecar import IstioEgressListener, IstioIngressListener, ServerTLSSettings, Sidecar
@@ -50,6 +50,8 @@ def validate(item: Any) -> list[Problem]:
             return list(service_rules.endpoint_slice(item))
         case Endpoints():
             return list(service_rules.endpoints(item))
+        case Pod():
+            return list(service_rules.pod(item))
         case _:
             return []
     return [*own, *check("$.spec", item.spec)]
@@ -262,6 +264,9 @@ def _service_entry(item: ServiceEntry) -> Iterator[Problem]:  # noqa: C901 - one
         yield Problem("$.spec.endpoints", "resolution DYNAMIC_DNS asks for the name that is called: no endpoint is used", warning=True)
     for i, port in enumerate(spec.ports):
         yield from _protocol(f"$.spec.ports[{i}].protocol", port.protocol)
+        if spec.resolution == "DYNAMIC_DNS" and port.target_port not in (None, 0, port.number):
+            reason = "resolution DYNAMIC_DNS goes to the port that is called; it has no effect"
+            yield Problem(f"$.spec.ports[{i}].targetPort", reason, warning=True)
     yield from _export_to("$.spec.exportTo", spec.export_to)
 
 

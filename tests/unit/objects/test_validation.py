@@ -51,6 +51,8 @@ def test_a_good_one_is_taken_without_a_word(kind: str, spec: Spec) -> None:
         ("{kind: Endpoints, apiVersion: v1, subsets: [{addresses: [{ip: a}]}]}", "$.subsets[0].addresses[0].ip"),
         ("{kind: Endpoints, apiVersion: v1, subsets: [{notReadyAddresses: [{ip: a}]}]}", "$.subsets[0].notReadyAddresses[0].ip"),
         ("{kind: Endpoints, apiVersion: v1, subsets: [{ports: [{port: -1}]}]}", "$.subsets[0].ports[0].port"),
+        ("{kind: Pod, apiVersion: v1, status: {podIP: a}}", "$.status.podIP"),
+        ("{kind: Pod, apiVersion: v1, status: {podIP: 10.0.0.1, podIPs: [{ip: 10.0.0.1}, {ip: a}]}}", "$.status.podIPs[1].ip"),
     ],
 )
 def test_files_are_held_to_what_an_api_server_asks_of_services(text: str, field: str) -> None:
@@ -68,6 +70,7 @@ def test_files_are_held_to_what_an_api_server_asks_of_services(text: str, field:
         "{kind: EndpointSlice, apiVersion: discovery.k8s.io/v1, addressType: FQDN, endpoints: [{addresses: [a.example.com]}]}",
         f"{{{SLICE}, ports: [{{name: all}}], endpoints: [{{addresses: [10.0.0.1]}}]}}",
         "{kind: Endpoints, apiVersion: v1, subsets: [{addresses: [{ip: 10.0.0.1}, {ip: 'fd00::1'}], ports: [{port: 80}]}]}",
+        "{kind: Pod, apiVersion: v1, status: {podIP: ''}}",
     ],
 )
 def test_what_an_api_server_takes_of_them_is_taken(text: str) -> None:
