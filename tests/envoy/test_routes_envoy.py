@@ -72,6 +72,10 @@ def matching(conditions: str, client: Client = CLIENT) -> str:
     return rule(f"- match: {conditions}\n  {TO_V2}\n- {TO_V1}", client)
 
 
+# Larger than what Envoy takes where its bootstrap does not say otherwise, as this one's does not.
+MANY = "/things/(" + "|".join(f"team-{n}" for n in range(40)) + ")/[^/]+"
+
+
 @pytest.fixture(scope="module")
 def mesh() -> Iterator[Rig]:
     with Rig(RULES) as rig:
@@ -82,6 +86,7 @@ class TestUriMatch:
     EXACT = matching("[{uri: {exact: /api}}]")
     PREFIX = matching("[{uri: {prefix: /api}}]")
     REGEX = matching("[{uri: {regex: '/v[0-9]+/.*'}}]")
+    LARGE = matching(f"[{{uri: {{regex: '{MANY}'}}}}]")
     ANY = matching("[{uri: {prefix: /}}]")
     CASELESS = matching("[{uri: {exact: /Api}, ignoreUriCase: true}, {uri: {prefix: /Shop}, ignoreUriCase: true}]")
 
@@ -99,6 +104,8 @@ class TestUriMatch:
             (REGEX, "/v12/things", True),
             (REGEX, "/v12/things?q=1", True),
             (REGEX, "/x/v12/things", False),
+            (LARGE, "/things/team-17/x", True),
+            (LARGE, "/things/team-47/x", False),
             (ANY, "/whatever", True),
             (CASELESS, "/aPI", True),
             (CASELESS, "/sHOPping", True),
@@ -113,6 +120,7 @@ class TestHeaderMatch:
     EXACT = matching("[{headers: {end-user: {exact: jason}}}]")
     PREFIX = matching("[{headers: {end-user: {prefix: ja}}}]")
     REGEX = matching("[{headers: {end-user: {regex: 'j.*n|a'}}}]")
+    LARGE = matching(f"[{{headers: {{end-user: {{regex: '{MANY}'}}}}}}]")
     PRESENT = matching("[{headers: {end-user: {}}}]")
     EMPTY_PREFIX = matching("[{headers: {end-user: {prefix: ''}}}]")
     ANY_REGEX = matching("[{headers: {end-user: {regex: '*'}}}]")
@@ -130,6 +138,7 @@ class TestHeaderMatch:
             (PREFIX, {"end_user": "mary"}, False),
             (REGEX, {"end_user": "jason"}, True),
             (REGEX, {"end_user": "jason2"}, False),
+            (LARGE, {"end_user": "/things/team-17/x"}, True),
             (PRESENT, {"end_user": "anyone"}, True),
             (PRESENT, {}, False),
             (EMPTY_PREFIX, {"end_user": "anyone"}, True),
@@ -361,6 +370,7 @@ class TestRewrite:
     SLASH = rule(f"- match: [{{uri: {{prefix: /ratings/}}}}]\n  rewrite: {{uri: /}}\n  {TO_APP}")
     EXACT = rule(f"- match: [{{uri: {{exact: /a}}}}]\n  rewrite: {{uri: /b/c}}\n  {TO_APP}")
     REGEX = rule(f"- match: [{{uri: {{regex: '/a/[0-9]+'}}}}]\n  rewrite: {{uri: /b}}\n  {TO_APP}")
+    LARGE = rule(f"- rewrite: {{uriRegexRewrite: {{match: '{MANY}', rewrite: /b}}}}\n  {TO_APP}")
     EVERYTHING = rule(f"- rewrite: {{uri: /b}}\n  {TO_APP}")
     CASELESS = rule(f"- match: [{{uri: {{prefix: /Shop}}, ignoreUriCase: true}}]\n  rewrite: {{uri: /s}}\n  {TO_APP}")
     GROUPS = rule(
@@ -376,6 +386,7 @@ class TestRewrite:
             (SLASH, "/ratings/7", "/7"),
             (EXACT, "/a?q=1", "/b/c?q=1"),
             (REGEX, "/a/12?q=1", "/b?q=1"),
+            (LARGE, "/things/team-17/x", "/b"),
             (EVERYTHING, "/x", "/bx"),
             (CASELESS, "/sHOP/x", "/s/x"),
             (GROUPS, "/service/update/v1/api", "/customprefix//v1/api/update"),

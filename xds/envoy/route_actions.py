@@ -9,6 +9,7 @@ from xds import pb
 from xds.envoy import names
 from xds.envoy.load_balancing import hash_policies
 from xds.envoy.per_route import fractional_percent
+from xds.envoy.regexes import regex_matcher
 from xds.envoy.route_headers import NO_CHANGES, HeaderChanges, header_changes
 from xds.mesh.model import Service
 from xds.mesh.view import View
@@ -123,7 +124,7 @@ def forward(view: View, rule: HTTPRoute, port: int, called: str) -> Forwarding:
         authority = rule.rewrite.authority or authority
         regex = rule.rewrite.uri_regex_rewrite
         if regex is not None and regex.match:
-            action["regex_rewrite"] = {"pattern": {"regex": regex.match}, "substitution": regex.rewrite or ""}
+            action["regex_rewrite"] = {"pattern": regex_matcher(regex.match), "substitution": regex.rewrite or ""}
         elif rule.rewrite.uri:
             # Envoy replaces what matched: the prefix, or the whole path where it was matched exactly or by a regex.
             action["prefix_rewrite"] = rule.rewrite.uri

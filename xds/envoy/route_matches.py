@@ -6,6 +6,7 @@ what Envoy gets.
 
 from typing import TYPE_CHECKING
 
+from xds.envoy.regexes import ANY, regex_matcher
 from xds.mesh.model import Client
 from xds.objects import HTTPMatchRequest, StringMatch
 
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
     from xds.pb import envoy_type_matcher_v3_StringMatcher_Init as StringMatcher
 
 MESH = "mesh"  # the gateway that means all sidecars
-
-ANY_REGEX = {"regex": ".*"}
 
 # Istio: HTTPMatchRequest, `headers`: these keys have fields of their own and are ignored here.
 IGNORED_HEADERS = frozenset({"uri", "scheme", "method", "authority"})
@@ -85,7 +84,7 @@ def takes_all(match: "RouteMatch") -> bool:
     """Whether every request matches, so that no later route is ever used."""
     if match.keys() & {"headers", "query_parameters", "dynamic_metadata"}:
         return False
-    return match.get("prefix") == "/" or match.get("safe_regex") == ANY_REGEX
+    return match.get("prefix") == "/" or match.get("safe_regex") == regex_matcher(ANY)
 
 
 def _path(uri: StringMatch | None) -> "RouteMatch":
@@ -94,20 +93,15 @@ def _path(uri: StringMatch | None) -> "RouteMatch":
     if uri.exact is not None:
         return {"path": uri.exact}
     if uri.regex is not None:
-        return {"safe_regex": {"regex": _regex(uri.regex)}}
+        return {"safe_regex": regex_matcher(uri.regex)}
     return {"prefix": uri.prefix or "/"}
-
-
-def _regex(pattern: str) -> str:
-    # Istio takes a lone `*`, which is no regular expression, for "any".
-    return ".*" if pattern == "*" else pattern
 
 
 def _any_value(value: StringMatch) -> bool:
     """Whether any value will do: nothing is asked of it, the prefix is empty, or the regex is `*`."""
     if value.exact is not None:
         return False
-    return not value.prefix if value.regex is None else value.regex in ("*", ".*")
+    return not value.prefix if value.regex is None else value.regex in ("*", ANY)
 
 
 def string_matcher(value: StringMatch) -> "StringMatcher":
@@ -115,8 +109,8 @@ def string_matcher(value: StringMatch) -> "StringMatcher":
     if value.exact is not None:
         return {"exact": value.exact}
     if value.regex is not None:
-        return {"safe_regex": {"regex": _regex(value.regex)}}
-    return {"prefix": value.prefix} if value.prefix else {"safe_regex": {"regex": ".*"}}
+        return {"safe_regex": regex_matcher(value.regex)}
+    return {"prefix": value.prefix} if value.prefix else {"safe_regex": regex_matcher(ANY)}
 
 
 def _header(name: str, value: StringMatch, without: bool = False) -> "HeaderMatcher":

@@ -215,12 +215,18 @@ def _regex(at: str, regex: str) -> Iterator[Problem]:
 
 
 @lru_cache(maxsize=4096)
+def program_size(regex: str) -> int:
+    """How many instructions `regex` is. re2.error where it is no regular expression."""
+    size: int = re2.compile(regex, _options).programsize
+    return size
+
+
 def _regex_problem(regex: str) -> str | None:
     """Why a proxy would not take `regex`; None where it would. `*` matches anything (Istio)."""
     if regex == "*":
         return None
     try:
-        size = re2.compile(regex, _options).programsize
+        size = program_size(regex)
     except re2.error as e:
         reason = e.args[0]
         return f"not a regular expression (RE2): {reason.decode() if isinstance(reason, bytes) else reason}"
