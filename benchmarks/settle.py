@@ -4,16 +4,18 @@
 
 Prints, for each size of the scene, milliseconds of CPU time: to load it, for every proxy to be answered in full, and for each kind of
 change, to settle it (`settle`) and for all proxies' sessions to be due, sent and acknowledged what it means (`send`). Unlike wall
-time, these hardly depend on what else the machine does.
+time, these hardly depend on what else the machine does; the number of function calls, which says how much is done, not at all.
 """
 
 import argparse
 import cProfile
 import gc
 import json
+import pstats
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +129,15 @@ def cpu(of: Any) -> tuple[float, Any]:
     return (time.process_time() - started) * 1000, result
 
 
+def function_calls(act: Callable[[], None]) -> int:
+    """How many function calls a call is: what it does, whatever the machine and its caches."""
+    profile = cProfile.Profile()
+    profile.runcall(act)
+    stats = pstats.Stats(profile)
+    total: int = stats.total_calls  # type: ignore[attr-defined]
+    return total
+
+
 def run(scene: Scene, proxies: int, turns: int, profile: str, kinds: list[str]) -> dict[str, float]:
     """The figures of one size."""
     gc.collect()
@@ -158,8 +169,8 @@ def run(scene: Scene, proxies: int, turns: int, profile: str, kinds: list[str]) 
         mesh.sweep()
 
     for kind in kinds:
-        settles, sends, counts = [], [], []
-        for turn in range(turns + 1):
+        settles, sends, counts, calls = [], [], [], 0
+        for turn in range(turns + 2):
             *before, change = changes(scene, kind, turn)
             mesh.apply([store.write(w) for w in before])
             if change.removal:
@@ -175,6 +186,10 @@ def run(scene: Scene, proxies: int, turns: int, profile: str, kinds: list[str]) 
             if profile == kind and turn:
                 cProfile.runctx("act()", globals(), {"act": act}, sort="tottime")
                 continue
+            if turn > turns:  # the last one is counted
+                calls = function_calls(act)
+                sum(client.drain() for client in clients)
+                continue
             took, _ = cpu(act)
             sent, count = cpu(lambda: sum(client.drain() for client in clients))
             if turn:  # the first one warms caches up
@@ -183,6 +198,7 @@ def run(scene: Scene, proxies: int, turns: int, profile: str, kinds: list[str]) 
                 counts.append(count / proxies)
         if settles:
             figures[f"{kind}: settle"] = statistics.median(settles)
+            figures[f"{kind}: function calls to settle"] = calls
             figures[f"{kind}: send"] = statistics.median(sends)
             figures[f"{kind}: resources a proxy"] = statistics.median(counts)
     opening = []
