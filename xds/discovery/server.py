@@ -206,6 +206,7 @@ class Server:
         return (
             ("grpc.max_receive_message_length", limits.request_bytes),
             ("grpc.max_send_message_length", -1),
+            ("grpc.http2.bdp_probe", 0),  # or each acknowledgement costs a ping and its answer, a third of what a push costs
             ("grpc.keepalive_time_ms", 30_000),
             ("grpc.keepalive_timeout_ms", 10_000),
             ("grpc.http2.ping_timeout_ms", 10_000),  # the one that ends a connection whose peer is frozen
