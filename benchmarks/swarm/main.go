@@ -23,6 +23,7 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"runtime/debug"
 	"sort"
 	"strings"
 	"sync/atomic"
@@ -32,11 +33,24 @@ import (
 type awaited struct {
 	typeURL, name, text string
 	removal             bool
+	found               atomic.Int64 // where the text was last
 }
 
 func (a *awaited) matches(typeURL, name string, body []byte) bool {
-	return strings.HasSuffix(typeURL, a.typeURL) && (a.name == "" || name == a.name) &&
-		(a.text == "" || a.removal || bytes.Contains(body, []byte(a.text)))
+	return strings.HasSuffix(typeURL, a.typeURL) && (a.name == "" || name == a.name) && (a.text == "" || a.removal || a.isIn(body))
+}
+
+// isIn tells whether the text is in a resource: mostly where it was in the last one.
+func (a *awaited) isIn(body []byte) bool {
+	text := []byte(a.text)
+	if at := int(a.found.Load()); at < len(body) && bytes.HasPrefix(body[at:], text) {
+		return true
+	}
+	at := bytes.Index(body, text)
+	if at >= 0 {
+		a.found.Store(int64(at))
+	}
+	return at >= 0
 }
 
 type swarm struct {
@@ -137,6 +151,7 @@ func (s *swarm) reset() {
 }
 
 func main() {
+	debug.SetGCPercent(400) // memory is not what this machine lacks
 	s := &swarm{}
 	count := 0
 	flag.StringVar(&s.address, "address", "127.0.0.1:15010", "the xDS server, plain text")
@@ -169,7 +184,7 @@ func main() {
 			}
 			a = s.wait(c.Seconds, c.Count, completed)
 		case "await":
-			s.awaited.Store(&awaited{c.Type, c.Name, c.Text, c.Removal})
+			s.awaited.Store(&awaited{typeURL: c.Type, name: c.Name, text: c.Text, removal: c.Removal})
 			s.reset()
 			a = answer{Now: monotonic(), Proxies: count}
 		case "result":

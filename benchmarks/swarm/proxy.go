@@ -119,7 +119,9 @@ func (p *proxy) session(parent context.Context) bool {
 			return got
 		}
 		got = true
-		if stream.send(p.take(message)...) != nil {
+		answers := p.take(message)
+		stream.taken()
+		if stream.send(answers...) != nil {
 			return got
 		}
 	}

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"net"
 	"slices"
+	"sync"
 
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
@@ -25,6 +26,10 @@ const (
 )
 
 var errEnded = errors.New("the server ended the stream")
+
+// buffers holds what messages were received in: whole route tables come to all at once, and to make room for each anew costs as much as
+// to read it.
+var buffers = sync.Pool{New: func() any { return new([]byte) }}
 
 // stream is a bidirectional call. Only one goroutine may use it, but any may close the connection.
 type stream struct {
@@ -113,11 +118,8 @@ func (s *stream) flush() error {
 	return err
 }
 
-// receive returns the next message. It is valid until the next call.
+// receive returns the next message. It is valid until the call of taken that has to follow.
 func (s *stream) receive() ([]byte, error) {
-	if len(s.message) >= prefixSize {
-		s.message = s.message[prefixSize+s.expected():]
-	}
 	for len(s.message) < prefixSize || len(s.message) < prefixSize+s.expected() {
 		frame, err := s.framer.ReadFrame()
 		if err != nil {
@@ -133,13 +135,23 @@ func (s *stream) receive() ([]byte, error) {
 	return s.message[prefixSize : prefixSize+s.expected()], nil
 }
 
+// taken lets go of the message that was received last.
+func (s *stream) taken() {
+	rest := s.message[prefixSize+s.expected():]
+	s.message = append(s.message[:0], rest...)
+	if empty := s.message; len(empty) == 0 {
+		buffers.Put(&empty)
+		s.message = nil
+	}
+}
+
 func (s *stream) expected() int { return int(binary.BigEndian.Uint32(s.message[1:prefixSize])) }
 
 func (s *stream) handle(frame http2.Frame) error {
 	switch frame := frame.(type) {
 	case *http2.DataFrame:
-		if len(s.message) == 0 {
-			s.message = nil // the last one is no longer needed, and it may have been large
+		if s.message == nil {
+			s.message = *buffers.Get().(*[]byte)
 		}
 		s.message = append(s.message, frame.Data()...)
 		if len(s.message) >= prefixSize {
