@@ -329,6 +329,12 @@ def test_a_kubeconfig_that_does_not_exist_is_a_configuration_error(tmp_path: Pat
         asyncio.run(Kubernetes(tmp_path / "none").run(Recorder()))
 
 
+def test_an_empty_kubeconfig_is_a_configuration_error(tmp_path: Path) -> None:
+    (tmp_path / "config").touch()
+    with pytest.raises(ConfigError, match="may be empty"):
+        asyncio.run(Kubernetes(tmp_path / "config").run(Recorder()))
+
+
 def test_a_context_that_does_not_exist_is_a_configuration_error(kube: Kube) -> None:
     with pytest.raises(ConfigError, match="other"):
         asyncio.run(Kubernetes(kube.kubeconfig, context="other").run(Recorder()))

@@ -101,9 +101,8 @@ class Server:
         registry: CollectorRegistry | None = None,
         identity: str = "xds",
         limits: Limits | None = None,
-        share_port: bool = False,
     ) -> None:
-        """`identity` is told to clients as `control_plane`; `share_port` lets several processes listen on one port."""
+        """`identity` is told to clients as `control_plane`."""
         self.provider = provider
         self.limits = limits or Limits()
         self.responses = Responses(identity, secrets.token_hex(4))
@@ -120,7 +119,6 @@ class Server:
         self.resting: set[Stream] = set()  # that look again after a while
         self.unwritten = Budget(self.limits.unwritten_bytes)
         self.time: Callable[[], float] = time.monotonic
-        self._share_port = share_port
         self._server: grpc.aio.Server | None = None
         self._ticker: asyncio.Task[None] | None = None
         self._draining = False
@@ -216,7 +214,7 @@ class Server:
             ("grpc.max_connection_age_grace_ms", int(limits.connection_age_grace.total_seconds() * 1000)),
             ("grpc.server.max_pending_requests", 20_000),
             ("grpc.server.max_pending_requests_hard_limit", 40_000),
-            ("grpc.so_reuseport", int(self._share_port)),
+            ("grpc.so_reuseport", 0),  # a second process on the port is a mistake that should show
         )
 
     def _handlers(self) -> tuple[grpc.GenericRpcHandler, ...]:

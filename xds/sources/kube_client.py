@@ -192,8 +192,10 @@ class KubeClient:
                     config_file=str(path), context=self._context, client_configuration=configuration, persist_config=False
                 )
             rest = transport.RESTClientObject(configuration)
+        except config.ConfigException as e:
+            raise ConfigError(place, str(e)) from e
         except Exception as e:  # the library raises whatever it stumbles over in a broken file
-            raise ConfigError(place, f"{type(e).__name__}: {e}") from e
+            raise ConfigError(place, f"this cannot be used, it may be empty or cut short ({type(e).__name__}: {e})") from e
         finally:
             self._loaded_at = asyncio.get_running_loop().time()
         previous, self._rest, self._configuration = self._rest, rest, configuration
