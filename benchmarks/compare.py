@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import signal
+import socket
 import statistics
 import subprocess
 import sys
@@ -141,6 +142,17 @@ def build_swarm(folder: Path) -> Path:
     return binary
 
 
+def machine_ms() -> float:
+    """Milliseconds that a fixed piece of work takes now, of Python and of system calls: virtual machines are not always equally fast."""
+    near, far = socket.socketpair()
+    with near, far:
+        started = time.perf_counter()
+        for number in range(10_000):
+            near.send(str(number).encode())
+            far.recv(16)
+        return (time.perf_counter() - started) * 1000
+
+
 def percentile(times: list[float], share: float) -> float:
     return sorted(times)[min(len(times) - 1, int(share * len(times)))] if times else float("nan")
 
@@ -239,6 +251,7 @@ def _play(
     received = resources = missing = rejected = 0
     expected = options.proxies // scene.namespaces if scene.scoped else options.proxies
     cpu = 0.0
+    speed: list[float] = []
     for turn in range(base, base + options.turns):
         *before, change = changes(scene, kind, turn)
         if change.removal:
@@ -246,6 +259,7 @@ def _play(
                 _write(request, write)
             swarm.ask("quiet", seconds=QUIET_SECONDS)
             before = []
+        speed.append(machine_ms())
         swarm.ask("await", type=change.type, name=change.name, text=change.text, removal=change.removal)
         cpu -= process.cpu()
         for write in before:
@@ -273,6 +287,7 @@ def _play(
     return times | {
         "cpu_s_per_100": 100 * cpu / options.turns, "bytes_per_proxy": received / options.turns / expected,
         "resources_per_proxy": resources / options.turns / expected, "rejected": rejected, "rss_mb": process.rss(),
+        "machine_ms": statistics.median(speed),
     }  # fmt: skip
 
 
@@ -310,6 +325,7 @@ def rows(figures: dict[str, Any]) -> Iterator[tuple[str, float]]:
 COLUMNS = (
     "write_ms",
     "first_ms", "p50_ms", "p99_ms", "last_ms", "cpu_s_per_100", "resources_per_proxy", "bytes_per_proxy", "rss_mb", "missing", "rejected",
+    "machine_ms",
 )  # fmt: skip
 
 
