@@ -6,6 +6,7 @@ says so, and fails only itself.
 
 import base64
 import re
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
@@ -14,7 +15,9 @@ import msgspec
 from cryptography import x509
 
 from xds import replicas
-from xds.errors import Forbidden, KubeError
+from xds.errors import ConfigError, Forbidden, KubeError
+from xds.injection import settings
+from xds.injection.cni.pods import awaits_node
 from xds.injection.policy import INJECTION, PROXY, REVISION_LABEL, reason_against, selected
 from xds.injection.service import webhook_name
 from xds.injection.settings import REVISION
@@ -28,6 +31,7 @@ Status = Literal["ok", "warning", "failure"]
 
 OLDEST = (1, 29)
 SOON = timedelta(days=14)
+AGENT = "xds-cni"  # the DaemonSet, and what its pods' label `app` says
 _ISTIO = "networking.istio.io"
 _NEEDED = (  # what the installation makes: group, resource
     ("", "namespaces"),
@@ -217,8 +221,7 @@ async def _neutral_namespace(cluster: Cluster) -> str:
 
 
 async def _certificate(cluster: Cluster) -> Finding:
-    suffix = "" if cluster.revision == REVISION else f"-{cluster.revision}"
-    name = f"istiod-webhook{suffix}"
+    name = f"istiod-webhook{_suffix(cluster.revision)}"
     try:
         secret = await cluster.get(f"/api/v1/namespaces/{ROOT_NAMESPACE}/secrets/{name}")
     except KubeError as e:
@@ -271,6 +274,47 @@ async def _connected(cluster: Cluster) -> Finding:
         return CONNECTED.ok()
     hint = f"see the logs of their containers {PROXY}; port 15010 of the service istiod must be reachable from these pods"
     return Finding(CONNECTED.name, CONNECTED.title, "failure", lost, hint)
+
+
+async def _capture(cluster: Cluster) -> Finding:
+    """Whether the agent of the CNI plugin is ready wherever pods rely on it: those that do now, and all where new ones are to."""
+    name = f"istio-sidecar-injector{_suffix(cluster.revision)}"
+    try:
+        found = await cluster.get(f"/api/v1/namespaces/{ROOT_NAMESPACE}/configmaps/{name}")
+        by_node = settings.decode(found.get("data", {}).get("settings.yaml", ""), "$.data['settings.yaml']").cni
+    except ConfigError as e:
+        hint = f"correct the chart's values: replicas that start now do not take the ConfigMap {name}"
+        return Finding(CAPTURE.name, CAPTURE.title, "failure", (f"{name}: {e}",), hint)
+    except KubeError as e:
+        if e.status != 404:
+            raise
+        details = (f"there is no ConfigMap {name} in {ROOT_NAMESPACE}",)
+        return Finding(CAPTURE.name, CAPTURE.title, "failure", details, "install the chart, or install it again")
+    relying = Counter(
+        pod["spec"]["nodeName"]
+        for pod in await cluster.items(f"/api/v1/pods?labelSelector=istio.io%2Frev%3D{cluster.revision}")
+        if pod["spec"].get("nodeName")
+        and pod["status"]["phase"] not in ("Succeeded", "Failed")
+        and _has_proxy(pod)
+        and (by_node or awaits_node(pod["metadata"].get("annotations") or {}))
+    )
+    if not by_node and not relying:
+        return CAPTURE.ok("pods do it themselves")
+    agents = await cluster.items(f"/api/v1/namespaces/{ROOT_NAMESPACE}/pods?labelSelector=app%3D{AGENT}")
+    ready = {pod["spec"].get("nodeName") for pod in agents if replicas.ready(pod) and not pod["metadata"].get("deletionTimestamp")}
+    waiting = {pod["spec"].get("nodeName"): pod["metadata"]["name"] for pod in agents}
+    if not agents:
+        hint = f"set the chart's value cni.enabled; where it is set, see `kubectl -n {ROOT_NAMESPACE} describe daemonset {AGENT}`"
+        details = (f"no pod of the DaemonSet {AGENT} in {ROOT_NAMESPACE}", *sorted(relying))
+        return Finding(CAPTURE.name, CAPTURE.title, "failure", details, hint)
+    lost = tuple(
+        f"{node} (pods of the mesh: {relying[node]}): " + (f"{waiting[node]} is not ready" if node in waiting else f"no pod of {AGENT}")
+        for node in sorted(relying.keys() - ready)
+    )
+    if not lost:
+        return CAPTURE.ok(f"{len(relying)} nodes")
+    hint = f"pods do not start there: see `kubectl -n {ROOT_NAMESPACE} describe daemonset {AGENT}`, and the logs of its pods"
+    return Finding(CAPTURE.name, CAPTURE.title, "failure", lost, hint)
 
 
 async def _missing(cluster: Cluster) -> Finding:
@@ -378,6 +422,7 @@ CERTIFICATE = Check("webhook-certificate", "the webhook's certificate is valid",
 WEBHOOK = Check("webhook", "new pods get their proxies", _webhook)
 PROXIES = Check("proxies-in-sync", "proxies have taken what they were sent", _proxies)
 CONNECTED = Check("proxies-connected", "every proxy is connected", _connected)
+CAPTURE = Check("node-capture", "nodes can capture the traffic of their pods", _capture)
 MISSING = Check("pods-without-proxy", "pods of the mesh's namespaces have proxies", _missing)
 REFUSED = Check("pods-refused", "pods of the mesh's namespaces can be made", _refused)
 NAMESPACES = Check("namespaces", "namespaces choose a revision that is there", _namespaces)
@@ -385,7 +430,12 @@ PORTS = Check("port-protocols", "services say what their ports speak", _ports)
 OBJECTS = Check("objects", "rules are without fault", _objects)
 
 BEFORE = (VERSION, CRDS, PERMISSIONS)
-AFTER = (REPLICAS, CERTIFICATE, WEBHOOK, PROXIES, CONNECTED, NAMESPACES, MISSING, REFUSED, PORTS, OBJECTS)
+AFTER = (REPLICAS, CERTIFICATE, WEBHOOK, PROXIES, CONNECTED, CAPTURE, NAMESPACES, MISSING, REFUSED, PORTS, OBJECTS)
+
+
+def _suffix(revision: str) -> str:
+    """What the chart puts behind the names of things of which each revision has its own."""
+    return "" if revision == REVISION else f"-{revision}"
 
 
 def _has_proxy(pod: dict[str, Any]) -> bool:

@@ -112,6 +112,16 @@ def test_another_program_may_write_the_nodes_configuration_anew(by_node: Mesh) -
     by_node.node.until(lambda: plugins(by_node) == ["bridge", "xds-cni"], "the plugin to be back")
 
 
+def test_check_names_the_nodes_without_an_agent(agent_away: Mesh) -> None:
+    found = {finding["check"]: finding for finding in json.loads(agent_away.xds("check", "-o", "json", check=False).stdout)}
+    (node,) = agent_away.node.get("nodes")["items"]
+    assert found["node-capture"]["status"] == "failure"
+    assert found["node-capture"]["details"] == ["no pod of the DaemonSet xds-cni in istio-system", node["metadata"]["name"]]
+    back(agent_away)
+    found = {finding["check"]: finding for finding in json.loads(agent_away.xds("check", "-o", "json", check=False).stdout)}
+    assert (found["node-capture"]["status"], found["node-capture"]["details"]) == ("ok", ["1 nodes"])
+
+
 def test_pods_wait_while_no_agent_answers_and_say_why(agent_away: Mesh) -> None:
     pod = bookinfo.pod("waiting", "-Ic", bookinfo.program("idle"))
     agent_away.apply(bookinfo.manifests(pod))
