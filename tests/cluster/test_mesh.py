@@ -112,6 +112,14 @@ class TestKindsOfSidecars:
         assert answer["called"][0]["name"] == "ratings"  # not the fault, which its proxy would have injected
         self.removed(mesh, "excluded")
 
+    def test_a_pod_with_the_clusters_name_server_and_nothing_else_of_its_dns_is_in_the_mesh(self, mesh: Mesh) -> None:
+        pod = bookinfo.pod("resolving", "-Ic", bookinfo.program("idle"))
+        server = mesh.node.get("service", "-n", "kube-system", "kube-dns")["spec"]["clusterIP"]
+        pod["spec"] |= {"dnsPolicy": "None", "dnsConfig": {"nameservers": [server]}}
+        mesh.apply(bookinfo.manifests(pod))
+        mesh.node.kubectl("-n", "shop", "wait", "pod/resolving", "--for=condition=Ready", "--timeout=180s")
+        self.removed(mesh, "resolving")
+
     def test_a_job_ends_with_its_application(self, mesh: Mesh) -> None:
         call = "import urllib.request; print(urllib.request.urlopen('http://ratings:9080/').read().decode())"
         pod = bookinfo.pod("job", "-c", call)

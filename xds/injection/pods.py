@@ -55,6 +55,9 @@ def inject(
     labels: dict[str, str] = metadata.get("labels") or {}
     template, others = chosen(annotations, settings.templates, settings.default_templates)
     wanted = wishes(annotations, settings, defaults, native=native if settings.native is None else settings.native)
+    if spec.get("dnsPolicy") == "None":
+        full = _in_full(wanted.config.discovery_address, settings.cluster_domain)
+        wanted = msgspec.structs.replace(wanted, config=msgspec.structs.replace(wanted.config, discovery_address=full))
     identity = _identity(metadata, labels, namespace)
     own_labels = _labels(labels, identity.workload or metadata.get("name") or "", settings)
     identity = msgspec.structs.replace(identity, labels={**labels, **own_labels})
@@ -80,6 +83,15 @@ def inject(
     for name in others:
         injected = overlaid(injected, settings.templates[name], pod)
     return Injected(injected, wanted.warnings)
+
+
+def _in_full(address: str, domain: str) -> str:
+    """The address of a service for pods that do not have the cluster's search domains.
+
+    Having them is not enough: without the `ndots` of Kubernetes a name with dots is tried as it is, and one refusal ends the search.
+    """
+    host, _, port = address.rpartition(":")
+    return f"{host}.{domain}:{port}" if host.endswith(".svc") else address
 
 
 def _identity(metadata: Mapping[str, Any], labels: Mapping[str, str], namespace: str) -> Identity:

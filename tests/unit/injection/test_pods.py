@@ -259,6 +259,20 @@ class TestBootstrap:
         endpoint = clusters[0]["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"]
         assert endpoint["address"]["socket_address"]["address"] == expected
 
+    @pytest.mark.parametrize(
+        ("annotations", "expected"),
+        [
+            ({}, "istiod.istio-system.svc.cluster.local"),
+            ({"sidecar.istio.io/discoveryAddress": "annotated.example:1"}, "annotated.example"),
+        ],
+    )
+    def test_a_pod_without_the_clusters_search_domains_has_the_control_planes_full_name(
+        self, annotations: dict[str, str], expected: str
+    ) -> None:
+        result = injected(annotations, dnsPolicy="None", dnsConfig={"nameservers": ["10.96.0.10"]})
+        endpoint = bootstrap(result)["static_resources"]["clusters"][0]["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"]
+        assert endpoint["address"]["socket_address"]["address"] == expected
+
     def test_a_pods_settings_are_over_the_meshs(self) -> None:
         defaults = ProxyConfig(
             concurrency=4, drain_duration=timedelta(seconds=10), proxy_metadata={"ISTIO_META_A": "1", "ISTIO_META_B": "1"}
