@@ -72,9 +72,11 @@ class Control:
             self._synced.set()
             log.info("sources.synced")
 
-    def problems(self) -> list[dict[str, Any]]:
-        """What is wrong with objects, and with resources written by hand, for people."""
-        return [*self.mesh.problems(), *(self._raw.problems() if self._raw is not None else ())]
+    async def problems(self) -> list[dict[str, Any]]:
+        """What is wrong with objects, and with resources written by hand, for people. Leaves the loop to others meanwhile."""
+        found: list[dict[str, Any]] = []
+        await _in_slices(self.mesh.examine(found))
+        return [*found, *(self._raw.problems() if self._raw is not None else ())]
 
     # Provider
 

@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.kubernetes, pytest.mark.root, pytest.mark.slow]
 Mesh = Any  # that of conftest.py
 CHECKS = (
     "kubernetes-version", "istio-kinds", "permissions", "replicas", "webhook-certificate", "webhook", "proxies-in-sync",
-    "proxies-connected", "namespaces", "pods-without-proxy", "pods-refused", "port-protocols", "objects",
+    "proxies-connected", "node-capture", "namespaces", "pods-without-proxy", "pods-refused", "port-protocols", "objects",
 )  # fmt: skip
 PRODUCTPAGE = "http://productpage.shop:9080/"
 

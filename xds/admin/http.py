@@ -47,6 +47,7 @@ class Admin:
             app.router.add_get(path, self._ready)
         for name, answer in self._debug().items():
             app.router.add_get(f"/debug/{name}", _json(answer))
+        app.router.add_get("/debug/configz", self._problems)
         app.router.add_get("/debug/why", self._why)
         app.router.add_get("/debug/", self._index)
         for kind, type_url in KINDS.items():
@@ -67,7 +68,6 @@ class Admin:
     def _debug(self) -> dict[str, Answer]:
         return {
             "syncz": self._server.proxies,
-            "configz": self._problems,
             "registryz": self._control.mesh.registry,
             "errors": lambda: errors(self._control.mesh),
             "memory": lambda: memory.report(self._control, self._server),
@@ -117,17 +117,20 @@ class Admin:
         return handle
 
     async def _index(self, _: web.Request) -> web.Response:
-        return web.json_response({"endpoints": [*(f"/debug/{name}" for name in self._debug()), "/debug/why?as=POD.NAMESPACE"]})
+        names = sorted([*self._debug(), "configz"])
+        return web.json_response({"endpoints": [*(f"/debug/{name}" for name in names), "/debug/why?as=POD.NAMESPACE"]})
 
-    def _problems(self) -> list[dict[str, Any]]:
-        classes = self._control.classes
-        return [*self._control.problems(), *blamed(classes, self._server.rejections()), *overshadowed(classes)]
+    async def _problems(self, _: web.Request) -> web.Response:
+        found, classes = await self._control.problems(), self._control.classes
+        return _response([*found, *blamed(classes, self._server.rejections()), *overshadowed(classes)])
 
 
 def _json(answer: Answer) -> Callable[[web.Request], Any]:
     async def handle(_: web.Request) -> web.Response:
-        return web.Response(
-            body=msgspec.json.format(msgspec.json.encode(answer(), enc_hook=str), indent=2), content_type="application/json"
-        )
+        return _response(answer())
 
     return handle
+
+
+def _response(value: Any) -> web.Response:
+    return web.Response(body=msgspec.json.format(msgspec.json.encode(value, enc_hook=str), indent=2), content_type="application/json")

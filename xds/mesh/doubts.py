@@ -1,10 +1,12 @@
 """What no object can tell of itself: rules that lead to nothing, and rules that others stand before.
 
 All of these are warnings, as what is missing may be about to come. They are worked out over the whole mesh when somebody asks for
-them; no derived value is kept for it, so that no change has more to do.
+them; no derived value is kept for it, so that no change has more to do. That is done in steps, and the mesh may change between two
+of them: each rule is held against the mesh as it is then, and nothing is said of rules that are not any more what they were at first.
 """
 
 from collections.abc import Iterator
+from typing import Any
 
 from xds import objects as api
 from xds.errors import Problem
@@ -19,22 +21,19 @@ from xds.objects.meta import Ref
 Doubt = tuple[Ref, Problem]
 
 
-def doubts(mesh: Policies) -> list[Doubt]:
-    """The warnings that objects give each other cause for, sorted by object."""
-    return sorted(_Survey(mesh).doubts(), key=lambda doubt: (doubt[0], doubt[1].field, doubt[1].reason))
-
-
 def _doubt(ref: Ref, field: str, reason: str) -> Doubt:
     return ref, Problem(field, reason, warning=True)
 
 
-class _Survey:
-    """The rules of the mesh as they are now, those of namespaces that it looks at."""
+class Survey:
+    """Looks at the rules of the mesh that there are now, those of namespaces that it looks at."""
 
     def __init__(self, mesh: Policies) -> None:
         self._mesh = mesh
         every = [item for _, item in mesh.objects.items() if isinstance(item, _RULES)]
         rules = [rule for rule in every if mesh.discovered(rule.ref.namespace)]
+        self._rules: dict[Ref, Any] = {rule.ref: rule for rule in rules}
+        self._found: list[Doubt] = []
         self._virtual_services = [rule for rule in rules if isinstance(rule, api.VirtualService) and _is_for_sidecars(rule)]
         self._destination_rules = [rule for rule in rules if isinstance(rule, api.DestinationRule)]
         self._sidecars = [rule for rule in rules if isinstance(rule, api.Sidecar)]
@@ -43,20 +42,27 @@ class _Survey:
             names = self._subsets.setdefault(qualified(rule.spec.host, rule.ref.namespace), set())
             names.update(subset.name for subset in rule.spec.subsets)
 
-    def doubts(self) -> Iterator[Doubt]:
+    def steps(self) -> Iterator[None]:
+        """Look at one rule after the other, or at the rules for one host."""
+        for doubts in self._doubts():
+            self._found += doubts
+            yield
+
+    def found(self) -> list[Doubt]:
+        """The warnings that objects give each other cause for, sorted by object."""
+        stays = (doubt for doubt in self._found if self._rules.get(doubt[0]) is self._mesh.objects.peek(doubt[0]))
+        return sorted(stays, key=lambda doubt: (doubt[0], doubt[1].field, doubt[1].reason))
+
+    def _doubts(self) -> Iterator[Iterator[Doubt]]:
         for rule in self._virtual_services:
-            yield from self._delegates(rule)
+            yield self._delegates(rule)
             for path, destination in _destinations(rule):
-                yield from self._destination(rule, path, destination)
+                yield self._destination(rule, path, destination)
         yield from self._rivals()
         hostnames = {item.hostname for item in self._mesh.all_services()}
         for target in self._destination_rules:
-            host = qualified(target.spec.host, target.ref.namespace)
-            if host not in hostnames and not ("*" in host and any(covers(host, hostname) for hostname in hostnames)):
-                yield _doubt(target.ref, "$.spec.host", self._unknown(host))
-            elif target.spec.subsets:
-                yield from self._empty_subsets(target, host)
-        yield from self._general_sidecars()
+            yield self._target(target, hostnames)
+        yield self._general_sidecars()
 
     # VirtualServices
 
@@ -105,20 +111,36 @@ class _Survey:
         advice = f"; did you mean {whole}?" if self._mesh.namespaces(whole) else ""
         return f"there is no service {host}{advice}"
 
-    def _rivals(self) -> Iterator[Doubt]:
+    def _rivals(self) -> Iterator[Iterator[Doubt]]:
         """Sidecars follow one VirtualService of a host, and never merge two."""
-        heads: dict[str, list[RuleHead]] = {}
+        heads: dict[str, list[tuple[RuleHead, str]]] = {}  # those for each host, with the field that says so
         for head in self._mesh.rule_heads(""):
-            for host in head.hosts:
-                heads.setdefault(host, []).append(head)
+            for number, host in enumerate(head.hosts):
+                heads.setdefault(host, []).append((head, f"$.spec.hosts[{number}]"))
         for host, rivals in heads.items():
-            for head in rivals if len(rivals) > 1 else ():
-                winner = _stands_before(head, rivals)
-                if winner is not None:
-                    field = f"$.spec.hosts[{head.hosts.index(host)}]"
-                    yield _doubt(head.ref, field, f"for {host}, clients follow {winner.ref} and not this one")
+            if len(rivals) > 1:
+                yield self._losers(host, rivals)
+
+    def _losers(self, host: str, rivals: list[tuple[RuleHead, str]]) -> Iterator[Doubt]:
+        """Those of `rivals` that clients in no namespace follow. A rule for all is behind those that name a namespace there."""
+        winners: dict[str, RuleHead] = {}
+        for head, _ in rivals:
+            for place in _places(head):
+                if _order(head, place) <= _order(winners.get(place, head), place):
+                    winners[place] = head
+        for head, field in rivals:
+            followed = [winners[place] for place in sorted(_places(head))]
+            if followed and head not in followed:
+                yield _doubt(head.ref, field, f"for {host}, clients follow {followed[0].ref} and not this one")
 
     # DestinationRules and Sidecars
+
+    def _target(self, rule: api.DestinationRule, hostnames: set[str]) -> Iterator[Doubt]:
+        host = qualified(rule.spec.host, rule.ref.namespace)
+        if host not in hostnames and not ("*" in host and any(covers(host, hostname) for hostname in hostnames)):
+            yield _doubt(rule.ref, "$.spec.host", self._unknown(host))
+        elif rule.spec.subsets:
+            yield from self._empty_subsets(rule, host)
 
     def _empty_subsets(self, rule: api.DestinationRule, host: str) -> Iterator[Doubt]:
         """Those of which a service has no endpoint, while it has others."""
@@ -137,9 +159,9 @@ class _Survey:
             if selector is None or not selector.labels:
                 general.setdefault(sidecar.ref.namespace, []).append(sidecar.ref)
         for namespace, refs in general.items():
-            first, *others = [ref for ref in self._mesh.sidecars[namespace] if ref in refs]
-            for ref in others:
-                yield _doubt(ref, "$.spec", f"without a workloadSelector it has no effect: {first} has none either, and is older")
+            by_age = [ref for ref in self._mesh.sidecars[namespace] if ref in refs]
+            for ref in by_age[1:]:
+                yield _doubt(ref, "$.spec", f"without a workloadSelector it has no effect: {by_age[0]} has none either, and is older")
 
 
 _RULES = (api.VirtualService, api.DestinationRule, api.Sidecar)
@@ -164,11 +186,9 @@ def _destinations(rule: api.VirtualService) -> Iterator[tuple[str, api.Destinati
         yield from ((f"$.spec.tcp[{number}].route[{n}].destination", part.destination) for n, part in enumerate(tcp.route))
 
 
-def _stands_before(head: RuleHead, rivals: list[RuleHead]) -> RuleHead | None:
-    """The one of `rivals`, oldest first, that clients of every namespace that sees `head` follow in its place, if there are any."""
-    places = {""} if "*" in head.export_to else head.export_to
-    before = [[r for r in rivals if _order(r, place) < _order(head, place)] for place in places]
-    return before[0][0] if before and all(before) else None
+def _places(head: RuleHead) -> frozenset[str]:
+    """The namespaces whose clients see a rule; empty stands for all."""
+    return frozenset({""}) if "*" in head.export_to else head.export_to
 
 
 def _order(head: RuleHead, namespace: str) -> tuple[int, int, object]:

@@ -3,13 +3,14 @@
 Each layer reads those below it: inputs, settings, services, workloads, endpoints, visibility, routings, policies, inbounds.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
 
 from xds import flow
 from xds import objects as api
-from xds.mesh.doubts import doubts
+from xds.mesh.doubts import Survey
 from xds.mesh.inbound import Inbounds
 from xds.mesh.model import Client, DestinationPolicy, Endpoint, Labels, Routing, Scope, Service
 from xds.mesh.names import patterns, qualified
@@ -48,16 +49,25 @@ class Mesh(Inbounds):
 
     def problems(self) -> list[dict[str, Any]]:
         """The objects that something is wrong with, for people: what, where, and whether an earlier version is in force."""
+        found: list[dict[str, Any]] = []
+        for _ in self.examine(found):
+            pass
+        return found
+
+    def examine(self, found: list[dict[str, Any]]) -> Iterator[None]:
+        """Put the `problems` into `found`, in steps between which the mesh may change."""
+        survey = Survey(self)
+        yield from survey.steps()
         said = (self.invalid, self.warnings)  # both, where an invalid version follows one with warnings
         own = ((ref, problem) for ref in sorted({*self.invalid, *self.warnings}) for by in said for problem in by.get(ref, ()))
-        return [
+        found += [
             {
                 "object": str(ref),
                 "problem": str(problem),
                 "warning": problem.warning,
                 "in_force": self.objects.peek(ref) is not None,
             }
-            for ref, problem in (*own, *doubts(self))
+            for ref, problem in (*own, *survey.found())
         ]
 
     def registry(self) -> list[dict[str, Any]]:

@@ -1,5 +1,7 @@
 """Warnings that objects give each other cause for."""
 
+from typing import Any
+
 import pytest
 from support.meshes import apply, config, delete, endpoints, istio, k8s, mesh, pod
 
@@ -194,3 +196,34 @@ def test_asking_leaves_nothing_behind_for_changes_to_settle() -> None:
     before = kept()
     assert made.problems()
     assert kept() == before
+
+
+class TestSteps:
+    """The mesh may change while it is looked at."""
+
+    OBJECTS = (
+        to("host: gone"),
+        istio("VirtualService", "delegating", "hosts: [x], http: [{delegate: {name: gone}}]", "a"),
+        istio("DestinationRule", "d", "host: gone", "a"),
+        istio("Sidecar", "one", "egress: [{hosts: [./*]}]", "a"),
+        istio("Sidecar", "two", "egress: [{hosts: [./*]}]", "a"),
+    )
+    NAMES = ("VirtualService r.a", "VirtualService delegating.a", "DestinationRule d.a", "Sidecar one.a", "Sidecar two.a")
+
+    def test_no_step_looks_at_more_than_one_rule(self) -> None:
+        rules = [istio("DestinationRule", f"d{n}", f"host: gone{n}", "a") for n in range(50)]
+        found: list[dict[str, Any]] = []
+        assert len(list(mesh(*rules).examine(found))) >= len(found) == len(rules)
+
+    def test_nothing_is_said_of_rules_that_are_deleted_meanwhile(self) -> None:
+        count = len(list(mesh(*self.OBJECTS).examine([])))
+        for done in range(count + 1):
+            made = mesh(*self.OBJECTS)
+            found: list[dict[str, Any]] = []
+            steps = made.examine(found)
+            for _ in range(done):
+                next(steps)
+            delete(made, *self.NAMES)
+            for _ in steps:
+                pass
+            assert found == []
