@@ -1,6 +1,7 @@
 """Resources as people write them: YAML and JSON documents, and Python modules.
 
-A document is protobuf's JSON form of a resource with `@type`, or a wrapper that says more about one: `{resource: …, version: …, ttl: …,
+A document is a resource, or a list of them. A resource is in protobuf's JSON form with `@type`, or in a wrapper that says more about it:
+`{resource: …, version: …, ttl: …,
 aliases: […], nodes: {id, cluster, metadata}}`. `version` replaces the content hash: then a change is sent when the version changes.
 `ttl` (`30s`) makes Delta clients drop the resource when they have not heard of us for so long. `aliases` are names that it may
 be asked for by as well. `nodes` limits it to proxies whose `id` and `cluster` match (`*` stands for anything) and whose metadata has
@@ -127,7 +128,8 @@ def _said(file: Path, part: str, line: int) -> Iterator[Entry | Problem]:
         if errors:
             yield from errors
         elif document.value is not None:
-            yield from _entries(document)
+            for at, item in _items(document):
+                yield from _entries(item, at)
 
 
 def _moved(said: Entry | Problem, lines: int) -> Entry | Problem:
@@ -158,14 +160,28 @@ def _skip(text: str, start: int) -> int:
     return start
 
 
-def _entries(document: Document) -> Iterator[Entry | Problem]:
+def _items(document: Document) -> Iterator[tuple[str, Document]]:
+    """What is in a document, with its path there: the items of a list, else itself."""
+    if not isinstance(document.value, list):
+        yield "$", document
+        return
+    for index, (value, node) in enumerate(zip(document.value, document.node.value, strict=True)):
+        yield f"$[{index}]", msgspec.structs.replace(document, value=value, node=node)
+
+
+def _entries(document: Document, within: str) -> Iterator[Entry | Problem]:
+    """The resource of a document, which is `within` what is in its file, or what is wrong with it."""
+
+    def problem(field: str, reason: str) -> Problem:
+        return Problem(within + field.removeprefix("$"), reason, document.where(field))
+
     try:
         entry = _entry(document.value, document.where())
     except Fault as e:
-        yield Problem(e.field, e.reason, document.where(e.field))
+        yield problem(e.field, e.reason)
         return
     at = "$" if "@type" in document.value else "$.resource"
-    problems = [Problem(v.path, v.reason, document.where(v.path)) for v in check(_message(entry.resource), at)]
+    problems = [problem(v.path, v.reason) for v in check(_message(entry.resource), at)]
     yield from problems or (entry,)
 
 

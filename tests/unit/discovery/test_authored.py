@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from xds import pb
 from xds.discovery.authored import Entry, Parsed, parse
 from xds.errors import Problem
@@ -52,3 +54,14 @@ def test_equal_documents_are_both_there(tmp_path: Path) -> None:
     file = tmp_path / "a.json"
     file.write_text(json.dumps(cluster("a")) + json.dumps(cluster("a")))
     assert names(parse(file, parse(file))) == [("a", "1"), ("a", "1")]
+
+
+@pytest.mark.parametrize("suffix", ["json", "yaml"])
+def test_the_items_of_a_list_are_resources_and_a_bad_one_harms_only_itself(tmp_path: Path, suffix: str) -> None:
+    file = tmp_path / f"a.{suffix}"
+    items = [cluster("a"), {"resource": cluster("b"), "ttl": "30s"}, cluster("c", connect_timeout="-1s"), 7, cluster("d")]
+    file.write_text("[\n" + ",\n".join(map(json.dumps, items)) + "\n]")
+    parsed = parse(file)
+    assert names(parsed) == [("a", "2"), ("b", "3"), ("d", "6")]
+    problems = [(each.field, each.where) for each in parsed.found if isinstance(each, Problem)]
+    assert problems == [("$[2].connect_timeout", f"{file}:4"), ("$[3]", f"{file}:5")]
