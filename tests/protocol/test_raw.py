@@ -43,7 +43,7 @@ def problems(product: Product) -> list[str]:
         ({"@type": t.CLUSTER, "name": "x", "connect_timeout": "fast"}, 2, "connect_timeout"),
         ({"@type": t.CLUSTER, "name": "x", "connect_timeout": "-1s"}, 2, "$.connect_timeout: must be greater than 0s"),
         ({"@type": t.CLUSTER, "name": ["x"]}, 2, "$"),
-        ("- a\n- list", 2, "$: not a resource"),
+        ("- a\n- list", 3, "$[1]: not a resource"),
         ("just text", 2, "$: not a resource"),
         ({"resource": cluster("x"), "nodez": {}}, 2, "$: unknown in a wrapper: nodez"),
         ({"resource": cluster("x"), "ttl": "soon"}, 2, "$.ttl"),

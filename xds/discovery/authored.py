@@ -1,8 +1,8 @@
 """Resources as people write them: YAML and JSON documents, and Python modules.
 
 A document is a resource, or a list of them. A resource is in protobuf's JSON form with `@type`, or in a wrapper that says more about it:
-`{resource: …, version: …, ttl: …,
-aliases: […], nodes: {id, cluster, metadata}}`. `version` replaces the content hash: then a change is sent when the version changes.
+`{resource: …, version: …, ttl: …, aliases: […], nodes: {id, cluster, metadata}}`. `version` replaces the content hash: then a change is
+sent when the version changes.
 `ttl` (`30s`) makes Delta clients drop the resource when they have not heard of us for so long. `aliases` are names that it may
 be asked for by as well. `nodes` limits it to proxies whose `id` and `cluster` match (`*` stands for anything) and whose metadata has
 `metadata`. `name` is for types that have no name of their own.
