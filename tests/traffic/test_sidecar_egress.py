@@ -377,6 +377,30 @@ egress:
     assert answer(client, f"http://{own.host}/") == "own-v1"
 
 
+def test_the_catch_all_listener_has_no_tcp_of_a_port_that_another_listener_is_for(mesh: Mesh) -> None:
+    """Although TCP services are told apart by their addresses."""
+    ports = (*TCP, {"name": "tcp-more", "port": 8443})
+    own = mesh.service("own", ports=ports)
+    near = mesh.service("near", namespace=f"{mesh.namespace}-a", ports=ports)
+    sidecar(
+        mesh,
+        f"""
+egress:
+- port: {{number: 9000, protocol: TCP, name: one}}
+  hosts: ["{mesh.namespace}-a/*"]
+- hosts: [./*]
+{REGISTRY_ONLY}
+""",
+    )
+    client = mesh.pod("client")
+    for service, port, server in ((near, 9000, "near-v1"), (own, 8443, "own-v1")):
+        call = client.tcp(service.address, port)
+        assert call is not None
+        assert call.server == server
+    with contextlib.suppress(ConnectionResetError):
+        assert client.tcp(own.address, 9000) is None
+
+
 def test_a_listener_with_a_bind_address_takes_what_is_sent_there(mesh: Mesh) -> None:
     mesh.service("own")
     mesh.service("raw", ports=TCP)

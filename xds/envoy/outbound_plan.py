@@ -168,6 +168,7 @@ class _Planner:
         self.drafts: dict[str, _Draft] = {}
         self.routes: dict[str, RouteNeed] = {}
         self.pods: dict[ServicePort, Target] = {}
+        self.claimed: set[int] = set()  # ports of captured traffic that an egress listener is for
         self.conflicts: list[Conflict] = []
         config = view.config
         capture = () if client.mode is Mode.NONE else (config.proxy_listen_port, config.proxy_inbound_listen_port)
@@ -188,6 +189,8 @@ class _Planner:
                 draft.locked = True
         bound = not egress.captured or self.client.mode is Mode.NONE or is_unix
         bind = (egress.bind,) if egress.bind else loopbacks(self.client) if bound else ()
+        if not is_catch_all and not bind:
+            self.claimed.add(egress.port)
         http: dict[int, list[ServicePort]] = {}
         opened: dict[str, int] = {}  # route tables that some listener uses -> what callers connect to
         for service, port in self.shown(egress):
@@ -198,6 +201,9 @@ class _Planner:
             # A socket takes all ports of its services, of which some may not be HTTP; of one port the listener's word counts.
             if not (port.protocol if is_unix else protocol).is_tcp:
                 http.setdefault(number, []).append(asked.service_port)
+            # Istio: "the hosts exposed on a listener port will be based on the listener with the most specific port".
+            if is_catch_all and number in self.claimed:
+                continue
             if self.place(asked):
                 opened[table] = number
         for table, number in opened.items():
