@@ -352,6 +352,15 @@ class TestTls:
         assert self.server(client, f"b.{domain}") == "app-v1"
         assert self.server(client, f"a.{domain}") == "app-v1"
 
+    def test_a_rule_for_all_addresses_leaves_others_names_alone(self, secure: Mesh) -> None:
+        domain = f"{secure.namespace}.test"
+        routes = f"""[
+            {{match: [{{sniHosts: [a.{domain}], destinationSubnets: [0.0.0.0/0]}}], {TO_V1}}},
+            {{match: [{{sniHosts: [b.{domain}]}}], {TO_V2}}}]"""
+        secure.apply(rule(routes, f"[app, '*.{domain}']", "tls"))
+        client = secure.pod("client")
+        assert [self.server(client, f"{name}.{domain}") for name in "ab"] == ["app-v1", "app-v2"]
+
     def test_rules_for_some_addresses_leave_others_names_alone(self, secure: Mesh) -> None:
         domain = f"{secure.namespace}.test"
         routes = f"""[

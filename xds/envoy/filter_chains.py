@@ -212,7 +212,11 @@ def _fits(match: L4MatchAttributes | TLSMatchAttributes, chain: Chain) -> bool:
 
 
 def _subnets(match: L4MatchAttributes | TLSMatchAttributes, bind: Bind, target: Target) -> tuple[str, ...] | None:
-    """The subnets a match means: its own before the service's. A Unix socket has none. None where none of them is valid."""
+    """The subnets a match means: its own before the service's. A Unix socket has none. None where none of them is valid.
+
+    Subnets of all addresses that the listener may have are no condition: Envoy keeps a chain without subnets and one with
+    `0.0.0.0/0` apart, and looks at one of them only.
+    """
     if not match.destination_subnets or not bind.port:
         return target.subnets
     found = []
@@ -221,7 +225,8 @@ def _subnets(match: L4MatchAttributes | TLSMatchAttributes, bind: Bind, target: 
             found.append(str(network(subnet)))
         except ValueError:
             continue
-    return tuple(dict.fromkeys(found)) or None
+    everywhere = {"::/0" if ":" in address else "0.0.0.0/0" for address in bind.addresses}
+    return () if everywhere.issubset(found) else tuple(dict.fromkeys(found)) or None
 
 
 def _server_names(hosts: Iterable[str]) -> tuple[str, ...] | None:
