@@ -312,7 +312,7 @@ async def _capture(cluster: Cluster) -> Finding:
         for node in sorted(relying.keys() - ready)
     )
     if not lost:
-        return CAPTURE.ok(f"{len(relying)} nodes")
+        return CAPTURE.ok(f"nodes with pods of the mesh: {len(relying)}")
     hint = f"pods do not start there: see `kubectl -n {ROOT_NAMESPACE} describe daemonset {AGENT}`, and the logs of its pods"
     return Finding(CAPTURE.name, CAPTURE.title, "failure", lost, hint)
 

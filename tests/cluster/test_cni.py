@@ -119,7 +119,7 @@ def test_check_names_the_nodes_without_an_agent(agent_away: Mesh) -> None:
     assert found["node-capture"]["details"] == ["no pod of the DaemonSet xds-cni in istio-system", node["metadata"]["name"]]
     back(agent_away)
     found = {finding["check"]: finding for finding in json.loads(agent_away.xds("check", "-o", "json", check=False).stdout)}
-    assert (found["node-capture"]["status"], found["node-capture"]["details"]) == ("ok", ["1 nodes"])
+    assert (found["node-capture"]["status"], found["node-capture"]["details"]) == ("ok", ["nodes with pods of the mesh: 1"])
 
 
 def test_pods_wait_while_no_agent_answers_and_say_why(agent_away: Mesh) -> None:

@@ -123,7 +123,7 @@ def test_nodes_that_are_to_capture_and_cannot_are_named(kube: Kube, by_node: str
     assert "daemonset xds-cni" in found["hint"]
     kube.kubectl("-n", shop, "delete", "pod", "shop-1", "shop-2", "shop-3", "--force")
     found = node_capture(kube, by_node)
-    assert (found["status"], found["details"]) == ("ok", ["1 nodes"])
+    assert (found["status"], found["details"]) == ("ok", ["nodes with pods of the mesh: 1"])
 
 
 def test_pods_that_still_rely_on_the_node_count_where_new_ones_do_not(kube: Kube, by_node: str) -> None:
