@@ -19,7 +19,7 @@ from xds.errors import ConfigError, Forbidden, KubeError
 from xds.injection import settings
 from xds.injection.cni.pods import awaits_node
 from xds.injection.policy import INJECTION, PROXY, REVISION_LABEL, reason_against, selected
-from xds.injection.service import webhook_name
+from xds.injection.service import of_revision, webhook_name
 from xds.injection.settings import REVISION
 from xds.mesh.model import Protocol
 from xds.mesh.protocols import service_port
@@ -221,7 +221,7 @@ async def _neutral_namespace(cluster: Cluster) -> str:
 
 
 async def _certificate(cluster: Cluster) -> Finding:
-    name = f"istiod-webhook{_suffix(cluster.revision)}"
+    name = of_revision("istiod-webhook", cluster.revision)
     try:
         secret = await cluster.get(f"/api/v1/namespaces/{ROOT_NAMESPACE}/secrets/{name}")
     except KubeError as e:
@@ -278,7 +278,7 @@ async def _connected(cluster: Cluster) -> Finding:
 
 async def _capture(cluster: Cluster) -> Finding:
     """Whether the agent of the CNI plugin is ready wherever pods rely on it: those that do now, and all where new ones are to."""
-    name = f"istio-sidecar-injector{_suffix(cluster.revision)}"
+    name = webhook_name(cluster.revision)
     try:
         found = await cluster.get(f"/api/v1/namespaces/{ROOT_NAMESPACE}/configmaps/{name}")
         by_node = settings.decode(found.get("data", {}).get("settings.yaml", ""), "$.data['settings.yaml']").cni
@@ -431,11 +431,6 @@ OBJECTS = Check("objects", "rules are without fault", _objects)
 
 BEFORE = (VERSION, CRDS, PERMISSIONS)
 AFTER = (REPLICAS, CERTIFICATE, WEBHOOK, PROXIES, CONNECTED, CAPTURE, NAMESPACES, MISSING, REFUSED, PORTS, OBJECTS)
-
-
-def _suffix(revision: str) -> str:
-    """What the chart puts behind the names of things of which each revision has its own."""
-    return "" if revision == REVISION else f"-{revision}"
 
 
 def _has_proxy(pod: dict[str, Any]) -> bool:

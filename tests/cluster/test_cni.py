@@ -112,14 +112,19 @@ def test_another_program_may_write_the_nodes_configuration_anew(by_node: Mesh) -
     by_node.node.until(lambda: plugins(by_node) == ["bridge", "xds-cni"], "the plugin to be back")
 
 
+def node_capture(mesh: Mesh) -> tuple[str, list[str]]:
+    """The status and the details of what `xds check` finds of the agents."""
+    findings = json.loads(mesh.xds("check", "-o", "json", check=False).stdout)
+    (found,) = (finding for finding in findings if finding["check"] == "node-capture")
+    return found["status"], found["details"]
+
+
 def test_check_names_the_nodes_without_an_agent(agent_away: Mesh) -> None:
-    found = {finding["check"]: finding for finding in json.loads(agent_away.xds("check", "-o", "json", check=False).stdout)}
     (node,) = agent_away.node.get("nodes")["items"]
-    assert found["node-capture"]["status"] == "failure"
-    assert found["node-capture"]["details"] == ["no pod of the DaemonSet xds-cni in istio-system", node["metadata"]["name"]]
+    lost = ["no pod of the DaemonSet xds-cni in istio-system", node["metadata"]["name"]]
+    assert node_capture(agent_away) == ("failure", lost)
     back(agent_away)
-    found = {finding["check"]: finding for finding in json.loads(agent_away.xds("check", "-o", "json", check=False).stdout)}
-    assert (found["node-capture"]["status"], found["node-capture"]["details"]) == ("ok", ["nodes with pods of the mesh: 1"])
+    assert node_capture(agent_away) == ("ok", ["nodes with pods of the mesh: 1"])
 
 
 def test_pods_wait_while_no_agent_answers_and_say_why(agent_away: Mesh) -> None:

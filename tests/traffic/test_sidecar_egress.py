@@ -5,10 +5,12 @@ https://istio.io/latest/docs/reference/config/networking/sidecar/
 
 import contextlib
 import http.client
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import pytest
 from support.sidecars import open_directory, sidecar
-from support.traffic import Mesh, Pod, eventually
+from support.traffic import Mesh, Pod, Service, eventually
 
 from xds.mesh.model import Mode
 
@@ -333,21 +335,20 @@ def test_a_host_that_only_a_virtual_service_has_is_served_on_port_80(mesh: Mesh)
 
 # Egress listeners
 
+HTTP = ({"name": "http", "port": 80, "targetPort": 8080}, {"name": "http-more", "port": 9080})
 
-def test_a_listener_for_one_port_shows_only_that_port_of_its_hosts(mesh: Mesh) -> None:
-    ports = ({"name": "http", "port": 80, "targetPort": 8080}, {"name": "http-more", "port": 9080})
+
+def with_a_port_of_its_own(mesh: Mesh, ports: Iterable[Mapping[str, Any]], port: str, *, first: bool = True) -> tuple[Service, Service]:
+    """Services of the client's namespace and of another one, which an egress listener for `port` shows; first, or after a catch-all."""
     own = mesh.service("own", ports=ports)
     near = mesh.service("near", namespace=f"{mesh.namespace}-a", ports=ports)
-    sidecar(
-        mesh,
-        f"""
-egress:
-- port: {{number: 9080, protocol: HTTP, name: one}}
-  hosts: ["{mesh.namespace}-a/*"]
-- hosts: [./*]
-{REGISTRY_ONLY}
-""",
-    )
+    listeners = [f'- port: {port}\n  hosts: ["{mesh.namespace}-a/*"]', "- hosts: [./*]"]
+    sidecar(mesh, "\n".join(["egress:", *(listeners if first else reversed(listeners)), REGISTRY_ONLY]))
+    return own, near
+
+
+def test_a_listener_for_one_port_shows_only_that_port_of_its_hosts(mesh: Mesh) -> None:
+    own, near = with_a_port_of_its_own(mesh, HTTP, "{number: 9080, protocol: HTTP, name: one}")
     client = mesh.pod("client")
     assert answer(client, f"http://{near.host}:9080/") == "near-v1"
     assert answer(client, f"http://{near.host}/") == BLOCKED
@@ -358,19 +359,7 @@ egress:
 
 def test_the_catch_all_listener_may_come_first(mesh: Mesh) -> None:
     """The reference page's example has it before the one with a port."""
-    ports = ({"name": "http", "port": 80, "targetPort": 8080}, {"name": "http-more", "port": 9080})
-    own = mesh.service("own", ports=ports)
-    near = mesh.service("near", namespace=f"{mesh.namespace}-a", ports=ports)
-    sidecar(
-        mesh,
-        f"""
-egress:
-- hosts: [./*]
-- port: {{number: 9080, protocol: HTTP, name: one}}
-  hosts: ["{mesh.namespace}-a/*"]
-{REGISTRY_ONLY}
-""",
-    )
+    own, near = with_a_port_of_its_own(mesh, HTTP, "{number: 9080, protocol: HTTP, name: one}", first=False)
     client = mesh.pod("client")
     assert answer(client, f"http://{near.host}:9080/") == "near-v1"
     assert answer(client, f"http://{own.host}:9080/") == BLOCKED
@@ -380,18 +369,7 @@ egress:
 def test_the_catch_all_listener_has_no_tcp_of_a_port_that_another_listener_is_for(mesh: Mesh) -> None:
     """Although TCP services are told apart by their addresses."""
     ports = (*TCP, {"name": "tcp-more", "port": 8443})
-    own = mesh.service("own", ports=ports)
-    near = mesh.service("near", namespace=f"{mesh.namespace}-a", ports=ports)
-    sidecar(
-        mesh,
-        f"""
-egress:
-- port: {{number: 9000, protocol: TCP, name: one}}
-  hosts: ["{mesh.namespace}-a/*"]
-- hosts: [./*]
-{REGISTRY_ONLY}
-""",
-    )
+    own, near = with_a_port_of_its_own(mesh, ports, "{number: 9000, protocol: TCP, name: one}")
     client = mesh.pod("client")
     for service, port, server in ((near, 9000, "near-v1"), (own, 8443, "own-v1")):
         call = client.tcp(service.address, port)

@@ -7,7 +7,7 @@
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
@@ -26,7 +26,7 @@ from xds.mesh.workloads import claim
 from xds.reasons import blamed, explained, overshadowed
 from xds.serving import Control, errors
 
-Answer = Callable[[], Any]
+Answer = Callable[[], Any]  # or something to await
 
 
 class Admin:
@@ -47,7 +47,6 @@ class Admin:
             app.router.add_get(path, self._ready)
         for name, answer in self._debug().items():
             app.router.add_get(f"/debug/{name}", _json(answer))
-        app.router.add_get("/debug/configz", self._problems)
         app.router.add_get("/debug/why", self._why)
         app.router.add_get("/debug/", self._index)
         for kind, type_url in KINDS.items():
@@ -68,6 +67,7 @@ class Admin:
     def _debug(self) -> dict[str, Answer]:
         return {
             "syncz": self._server.proxies,
+            "configz": self._problems,
             "registryz": self._control.mesh.registry,
             "errors": lambda: errors(self._control.mesh),
             "memory": lambda: memory.report(self._control, self._server),
@@ -117,20 +117,18 @@ class Admin:
         return handle
 
     async def _index(self, _: web.Request) -> web.Response:
-        names = sorted([*self._debug(), "configz"])
-        return web.json_response({"endpoints": [*(f"/debug/{name}" for name in names), "/debug/why?as=POD.NAMESPACE"]})
+        return web.json_response({"endpoints": [*(f"/debug/{name}" for name in self._debug()), "/debug/why?as=POD.NAMESPACE"]})
 
-    async def _problems(self, _: web.Request) -> web.Response:
+    async def _problems(self) -> list[dict[str, Any]]:
         found, classes = await self._control.problems(), self._control.classes
-        return _response([*found, *blamed(classes, self._server.rejections()), *overshadowed(classes)])
+        return [*found, *blamed(classes, self._server.rejections()), *overshadowed(classes)]
 
 
 def _json(answer: Answer) -> Callable[[web.Request], Any]:
     async def handle(_: web.Request) -> web.Response:
-        return _response(answer())
+        value = answer()
+        if isinstance(value, Awaitable):
+            value = await value
+        return web.Response(body=msgspec.json.format(msgspec.json.encode(value, enc_hook=str), indent=2), content_type="application/json")
 
     return handle
-
-
-def _response(value: Any) -> web.Response:
-    return web.Response(body=msgspec.json.format(msgspec.json.encode(value, enc_hook=str), indent=2), content_type="application/json")

@@ -34,11 +34,11 @@ class Injector:
         self._address = address
         self._webhook: Webhook | None = None
         self._serving: Callable[[], None] = lambda: None
-        suffix = "" if settings.revision == REVISION else f"-{settings.revision}"
-        service = f"istiod{suffix}.{namespace}"
+        revision = settings.revision
+        service = f"{of_revision('istiod', revision)}.{namespace}"
         names = (f"{service}.svc", service, f"{service}.svc.{settings.cluster_domain}")
-        self._certificates = Certificates(client, namespace, f"istiod-webhook{suffix}", webhook_name(settings.revision), names)
-        self._lease = Lease(client, namespace, f"istiod-leader{suffix}", identity)
+        self._certificates = Certificates(client, namespace, of_revision("istiod-webhook", revision), webhook_name(revision), names)
+        self._lease = Lease(client, namespace, of_revision("istiod-leader", revision), identity)
 
     async def run(self, serving: Callable[[], None]) -> None:
         """Serve until cancelled. `serving` is called when the webhook answers."""
@@ -68,9 +68,14 @@ class Injector:
                 await asyncio.sleep(RETRY_SECONDS)
 
 
+def of_revision(name: str, revision: str) -> str:
+    """What something is called of which each revision has its own."""
+    return name if revision == REVISION else f"{name}-{revision}"
+
+
 def webhook_name(revision: str) -> str:
-    """The name of a revision's MutatingWebhookConfiguration; Istio's."""
-    return "istio-sidecar-injector" if revision == REVISION else f"istio-sidecar-injector-{revision}"
+    """The name of a revision's MutatingWebhookConfiguration, and of the ConfigMap of its settings; Istio's."""
+    return of_revision("istio-sidecar-injector", revision)
 
 
 def has_native_sidecars(version: dict[str, str]) -> bool:
