@@ -166,7 +166,11 @@ def test_pods_that_were_made_before_the_plugin_was_there_do_not_run_and_are_repl
     (uncaptured,) = set(agent_away.node.until(failed, "a pod that is not captured to fail"))
     back(agent_away)
     agent_away.node.kubectl("-n", "shop", "rollout", "status", "deployment/early-v1", "--timeout=180s")
-    left = {pod["metadata"]["uid"] for pod in agent_away.node.get("pods", "-n", "shop", "-l", "app=early")["items"]}
-    assert uncaptured not in left
+
+    def left() -> set[str]:
+        return {pod["metadata"]["uid"] for pod in agent_away.node.get("pods", "-n", "shop", "-l", "app=early")["items"]}
+
+    # A pod that is deleted is there until it has ended, while the one in its place may be ready.
+    agent_away.node.until(lambda: uncaptured not in left(), "the pod that was not captured to be gone")
     agent_away.node.kubectl("-n", "shop", "delete", "deployment", "early-v1")
     agent_away.rolled_out()
